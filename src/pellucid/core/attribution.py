@@ -1,0 +1,226 @@
+"""The result of a call: raw signed scores, their error, the decision they explain and the recipe."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pellucid.core.card import Cost
+from pellucid.core.diagnosis import Finding, Severity
+from pellucid.core.estimate import Estimate
+from pellucid.core.input import Input, View
+from pellucid.core.model import Model, as_input
+from pellucid.core.random import Key
+from pellucid.core.recipe import Recipe, decode, encode
+from pellucid.core.target import Target
+from pellucid.errors import ArgumentError, OutputError, RecipeError
+
+__all__ = ["Attribution", "Decision"]
+
+_FORMAT = 1
+_METADATA = "pellucid"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the model decided about one input, and what of it is explained.
+
+    `score` is the explained number on the clean input, `probability` that of the target's class; None where there is
+    none (a regression, a global explanation).
+    """
+
+    source: str
+    target: Target
+    label: str
+    score: float | None
+    probability: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Raw signed scores (B, *features) in units of the explained score per unit of input, with all that they rest on.
+
+    Nothing is scaled, clipped or reduced: that belongs to drawing (`pl.heatmap`). `cost` counts every pass of the
+    call, the diagnosis included.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> a = pl.SmoothGrad(n_samples=4)(pl.TorchModel(torch.nn.Linear(3, 2)), torch.rand(2, 3))
+        >>> a.scores.shape, a.standard_error.max() < 1e-6, a[1].samples_used
+        (torch.Size([2, 3]), tensor(True), 4)
+    """
+
+    estimate: Estimate
+    decisions: tuple[Decision, ...]
+    recipe: Recipe
+    outputs: Tensor | None = None
+    views: tuple[View, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    cost: Cost = field(default_factory=Cost)
+
+    def __len__(self) -> int:
+        return len(self.decisions)
+
+    def __getitem__(self, index: int) -> "Attribution":
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Attribution {index} of {len(self)}.")
+        i = index % len(self)
+        row = slice(i, i + 1)
+        e, r = self.estimate, self.recipe
+        return replace(
+            self,
+            estimate=replace(
+                e,
+                values=e.values[row],
+                standard_error=None if e.standard_error is None else e.standard_error[row],
+                samples=e.samples[row],
+                batch_means=None if e.batch_means is None else e.batch_means[row],
+                state={name: part[row] for name, part in e.state.items()},
+            ),
+            decisions=self.decisions[row],
+            recipe=replace(r, targets=r.targets[row], inputs=r.inputs[row], keys=r.keys[row]),
+            outputs=None if self.outputs is None else self.outputs[row],
+            views=self.views[row],
+            findings=tuple(replace(f, input=f.input and 0) for f in self.findings if f.input in (None, i)),
+        )
+
+    def __iter__(self) -> Iterator["Attribution"]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<Attribution of {len(self)} by {self.recipe.explainer['type']}: {tuple(self.scores.shape)}>"
+
+    @property
+    def scores(self) -> Tensor:
+        """Raw signed scores, (B, *features)."""
+        return self.estimate.values
+
+    @property
+    def standard_error(self) -> Tensor | None:
+        """The standard error of each score; None where nothing was sampled, or only once."""
+        return self.estimate.standard_error
+
+    @property
+    def decision(self) -> Decision:
+        """The one decision that is explained. Raises ArgumentError for several inputs."""
+        return self.decisions[self._only("decision")]
+
+    @property
+    def target(self) -> Target:
+        """The one target that is explained. Raises ArgumentError for several inputs."""
+        return self.decisions[self._only("target")].target
+
+    @property
+    def samples_used(self) -> int:
+        """The samples that the map rests on, 0 if nothing is sampled. Raises ArgumentError for several inputs."""
+        return self.estimate.samples[self._only("samples_used")]
+
+    def _only(self, name: str) -> int:
+        if len(self) != 1:
+            raise ArgumentError(f"`{name}` is that of one input and this holds {len(self)}. Write a[i].{name}.")
+        return 0
+
+    def reproduce(self, model: Model, x: Input | Tensor | None = None) -> "Attribution":
+        """The recipe run again, on the same weights and the same inputs.
+
+        Raises:
+            RecipeError: other weights or inputs than those of the recipe, or a method that is not installed here.
+        """
+        recipe = self.recipe
+        explainer = decode(recipe.explainer)
+        if model.fingerprint() != recipe.weights:
+            raise RecipeError(
+                f"The recipe was computed with weights {recipe.weights} of {recipe.model}, but this model has "
+                f"{model.fingerprint()}. Load the weights that it was made with."
+            )
+        again = model.with_run(recipe.run)
+        if not recipe.keys:
+            result: Attribution = explainer(again, x)
+            return result
+        if x is None:
+            raise ArgumentError("This recipe explains inputs: pass them, reproduce(model, x).")
+        given = as_input(x)
+        found = [Key.of(one).hex for one in given.tensor]
+        if found != recipe.inputs:
+            raise RecipeError(
+                f"The recipe was computed for inputs {', '.join(recipe.inputs)}, but these are {', '.join(found)}. "
+                "Was another file read, or prepared in another way?"
+            )
+        shared = Key.from_hex(recipe.keys[0]) if recipe.keys != recipe.inputs else None
+        targets = [decode(target) for target in recipe.targets]
+        repeated: Attribution = explainer(again, given, targets, key=shared)
+        return repeated
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one safetensors file, with the recipe in its metadata. The same result, the same bytes.
+
+        Raises:
+            OutputError: the file cannot be written there.
+        """
+        e = self.estimate
+        tensors = {"scores": e.values, "standard_error": e.standard_error, "batch_means": e.batch_means}
+        tensors |= {"outputs": self.outputs} | {f"state.{name}": part for name, part in e.state.items()}
+        tensors |= {f"preview.{i}": view.preview for i, view in enumerate(self.views)}
+        facts = {
+            "format": _FORMAT,
+            "recipe": vars(self.recipe),
+            "samples": list(e.samples),
+            "stopped": e.stopped,
+            "decisions": [vars(d) | {"target": encode(d.target)} for d in self.decisions],
+            "views": [{"kind": view.kind, "geometry": view.geometry} for view in self.views],
+            "findings": [vars(finding) for finding in self.findings],
+            "cost": vars(self.cost),
+        }
+        text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+        kept = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items() if t is not None}
+        try:
+            save_file(kept, str(path), metadata={_METADATA: text})
+        except (OSError, SafetensorError) as error:
+            raise OutputError(
+                f"{path}: cannot be written ({error}). Choose a folder that exists and is yours."
+            ) from error
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Attribution":
+        """Read what `save` wrote. Nothing in the file is executed.
+
+        Raises:
+            RecipeError: not such a file, or a damaged one.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                facts = json.loads((file.metadata() or {}).get(_METADATA, "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+        except (OSError, SafetensorError, ValueError) as error:
+            raise RecipeError(f"{path}: not a readable safetensors file ({error}).") from error
+        if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
+            raise RecipeError(f"{path}: a safetensors file, but not one that Attribution.save wrote.")
+        try:
+            return _assemble(facts, tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecipeError(f"{path}: the description in the file is damaged ({error!r}).") from error
+
+
+def _assemble(facts: Mapping[str, Any], tensors: dict[str, Tensor]) -> Attribution:
+    return Attribution(
+        estimate=Estimate(
+            values=tensors["scores"],
+            standard_error=tensors.get("standard_error"),
+            samples=tuple(facts["samples"]),
+            stopped=facts["stopped"],
+            batch_means=tensors.get("batch_means"),
+            state={n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")},
+        ),
+        decisions=tuple(Decision(**{**d, "target": decode(d["target"])}) for d in facts["decisions"]),
+        recipe=Recipe(**facts["recipe"]),
+        outputs=tensors.get("outputs"),
+        views=tuple(View(v["kind"], v["geometry"], tensors[f"preview.{i}"]) for i, v in enumerate(facts["views"])),
+        findings=tuple(Finding(**{**f, "severity": Severity(f["severity"])}) for f in facts["findings"]),
+        cost=Cost(**facts["cost"]),
+    )

@@ -1,0 +1,103 @@
+"""What a method claims about itself. Every claim is tested over the whole catalogue (tests/contract)."""
+
+from dataclasses import dataclass
+from enum import Flag, StrEnum, auto
+
+__all__ = ["Access", "Applicability", "Cost", "MethodCard", "Modality", "Needs", "Scope", "Stage"]
+
+
+class Scope(StrEnum):
+    """What is explained: one prediction, or the model over a data set."""
+
+    LOCAL = "local"
+    GLOBAL = "global"
+
+
+class Access(StrEnum):
+    """What of the model must be visible. Never declared: derived from `Needs`."""
+
+    WHITE_BOX = "white-box"
+    BLACK_BOX = "black-box"
+
+
+class Stage(StrEnum):
+    """Whether the model is its own explanation, or is explained after training."""
+
+    INTRINSIC = "intrinsic"
+    POST_HOC = "post-hoc"
+
+
+class Applicability(StrEnum):
+    """Whether a method needs one kind of model, or serves any that offers its `Needs`."""
+
+    MODEL_SPECIFIC = "model-specific"
+    MODEL_AGNOSTIC = "model-agnostic"
+
+
+class Modality(StrEnum):
+    """The kind of input."""
+
+    IMAGE = "image"
+    TEXT = "text"
+    AUDIO = "audio"
+    TABLE = "table"
+
+
+class Needs(Flag):
+    """What a method needs and a model offers; a call compares the two before any work."""
+
+    NOTHING = 0
+    SCORES = auto()
+    GRADIENTS = auto()
+    ACTIVATIONS = auto()
+    MODULES = auto()
+    WEIGHTS = auto()
+
+    def __str__(self) -> str:
+        return " and ".join(str(flag.name).lower() for flag in self) or "nothing"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes of one input through the network."""
+
+    forward: int = 0
+    backward: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.forward + other.forward, self.backward + other.backward)
+
+    def __mul__(self, times: int) -> "Cost":
+        return Cost(self.forward * times, self.backward * times)
+
+    def __str__(self) -> str:
+        return f"{self.forward} forward, {self.backward} backward"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodCard:
+    """A method's place in the taxonomy, its cost for one input and its source.
+
+    Example:
+        >>> import pellucid as pl
+        >>> card = pl.SmoothGrad(n_samples=20).card
+        >>> card.access.value, card.stage.value, str(card.cost)
+        ('white-box', 'post-hoc', '20 forward, 20 backward')
+    """
+
+    name: str
+    title: str
+    scope: Scope
+    stage: Stage
+    applicability: Applicability
+    needs: Needs
+    cost: Cost
+    reference: str
+    sampled: bool = False
+    modalities: frozenset[Modality] = frozenset(Modality)
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def access(self) -> Access:
+        """White-box if and only if something besides the scores must be visible."""
+        return Access.WHITE_BOX if self.needs & ~Needs.SCORES else Access.BLACK_BOX

@@ -1,0 +1,197 @@
+"""Is this model fit to be explained, and this map fit to be looked at? Each finding says what to do."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.core.card import Needs
+from pellucid.core.model import Model, TorchModel
+from pellucid.core.prediction import OutputKind, Prediction
+from pellucid.core.target import LogProb, Targets
+
+__all__ = ["Finding", "Severity", "diagnose", "diagnose_inputs", "diagnose_map"]
+
+_SATURATED = 0.99
+_RANGE_SLACK = 1e-3  # of the range: rounding in a preprocessing of one's own is not worth a word
+
+
+class Severity(StrEnum):
+    """How much a finding should change the trust in a map."""
+
+    NOTE = "note"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was noticed: what it is, what it means, what to do. `input` is the row it concerns, or None."""
+
+    code: str
+    severity: Severity
+    message: str
+    remedy: str
+    input: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}"
+
+
+def diagnose(model: Model, x: Float[Tensor, "b *features"], prediction: Prediction, targets: Targets) -> list[Finding]:
+    """What the network shows on these inputs. Costs one pass there and back, once for each shape of input."""
+    findings = _modes(model)
+    if prediction.kind is OutputKind.PROBABILITIES:
+        findings += _softmax_head(prediction, targets)
+    if Needs.GRADIENTS in model.offers:
+        shape = tuple(x.shape[1:])
+        if shape not in model.probed:
+            model.probed[shape] = _probe(model, x[:1], targets[:1])
+        findings += [_PROBES[model.probed[shape]]] if model.probed[shape] else []
+    return findings
+
+
+def diagnose_inputs(x: Float[Tensor, "b *features"], bounds: tuple[float, float] | None) -> list[Finding]:
+    """What is odd about the inputs themselves."""
+    findings = []
+    for row, one in enumerate(x):
+        low, high = float(one.min()), float(one.max())
+        if not torch.isfinite(one).all():
+            findings.append(
+                Finding(
+                    "not-finite-input",
+                    Severity.ERROR,
+                    "The input holds NaN or infinite values, which spread through the network.",
+                    "Mend the input.",
+                    row,
+                )
+            )
+        elif low == high:
+            findings.append(
+                Finding(
+                    "constant-input",
+                    Severity.WARNING,
+                    f"The input is {low:g} everywhere: noise that is a fraction of its range is no noise at all.",
+                    "For a sampled map give the noise in absolute units: NoiseLevel.absolute(sigma).",
+                    row,
+                )
+            )
+        elif bounds is not None:
+            slack = _RANGE_SLACK * (bounds[1] - bounds[0])
+            if low < bounds[0] - slack or high > bounds[1] + slack:
+                findings.append(
+                    Finding(
+                        "input-out-of-range",
+                        Severity.WARNING,
+                        f"The input runs from {low:.3g} to {high:.3g}, but the model's preprocessing gives "
+                        f"{bounds[0]:.3g} to {bounds[1]:.3g}: the network never saw such values.",
+                        "Read originals with model.read(...), or scale the tensor as the preprocessing does.",
+                        row,
+                    )
+                )
+    return findings
+
+
+def diagnose_map(values: Float[Tensor, "b *features"]) -> list[Finding]:
+    """Why a finished map would be blank or broken."""
+    findings = []
+    for row, one in enumerate(values):
+        if not torch.isfinite(one).all():
+            bad = int((~torch.isfinite(one)).sum())
+            findings.append(
+                Finding(
+                    "not-finite-map",
+                    Severity.ERROR,
+                    f"{bad} of {one.numel()} values of the map are NaN or infinite: the gradient overflows, or divides "
+                    "by zero, on this input.",
+                    "Run the network in float32 or float64, and look for a square root or a norm of zero in it.",
+                    row,
+                )
+            )
+        elif not one.any():
+            findings.append(
+                Finding(
+                    "zero-map",
+                    Severity.ERROR,
+                    "Every value of the map is exactly zero: near this input the explained score does not change.",
+                    "Dead or saturated units, a softmax that is certain, or a step function can be the cause; explain "
+                    "the logit instead of a probability, or use a method that perturbs the input by more.",
+                    row,
+                )
+            )
+    return findings
+
+
+def _modes(model: Model) -> list[Finding]:
+    if not isinstance(model, TorchModel):
+        return []
+    if model.mode == "as-is" and (training := sum(module.training for module in model.net.modules())):
+        return [
+            Finding(
+                "train-mode",
+                Severity.WARNING,
+                f"{training} modules run in training mode, as asked for by mode='as-is': dropout draws, and batch norm "
+                "lets the other rows of a batch change a map.",
+                "Leave out mode='as-is', unless this is what you study.",
+            )
+        ]
+    if model.was_training:
+        return [
+            Finding(
+                "train-mode",
+                Severity.NOTE,
+                "The network was in training mode; it was explained in evaluation mode and is as before again.",
+                "Nothing to do. TorchModel(..., mode='as-is') explains it in training mode.",
+            )
+        ]
+    return []
+
+
+def _softmax_head(prediction: Prediction, targets: Targets) -> list[Finding]:
+    findings = [
+        Finding(
+            "softmax-head",
+            Severity.WARNING,
+            "The outputs are probabilities: the network ends in a softmax, whose gradient also says what speaks "
+            "against the other classes and fades with certainty.",
+            "Remove the last layer to explain the logit, or take target=pl.LogProb(index).",
+        )
+    ]
+    for row, target in enumerate(targets):
+        p = float(prediction.outputs[row, target.classes[0]])
+        if p > _SATURATED and not isinstance(target, LogProb):
+            findings.append(
+                Finding(
+                    "saturated",
+                    Severity.WARNING,
+                    f"The probability explained is {p:.4f}: the logit's gradient times p(1-p) = {p * (1 - p):.1e}.",
+                    "Compare such maps by their pattern only, or explain the logit.",
+                    row,
+                )
+            )
+    return findings
+
+
+_PROBES = {
+    "zero": Finding(
+        "no-gradient",
+        Severity.ERROR,
+        "No gradient reaches the input of the network: its first input of this shape got exactly zero everywhere.",
+        "Look for detach(), no_grad(), argmax or rounding in forward(). A black-box method needs no gradient.",
+    ),
+    "nan": Finding(
+        "nan-gradient",
+        Severity.ERROR,
+        "The gradient at the first input of this shape is NaN or infinite.",
+        "Run the network in float32 or float64, and look for a square root or a norm of zero in it.",
+    ),
+}
+
+
+def _probe(model: Model, x: Tensor, targets: Targets) -> str:
+    gradient = model.gradient(x, targets)
+    if not torch.isfinite(gradient).all():
+        return "nan"
+    return "" if gradient.any() else "zero"

@@ -1,0 +1,198 @@
+"""The one public call of every method, written once: needs, target, undisturbed model, formula, result."""
+
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.core.attribution import Attribution, Decision
+from pellucid.core.card import MethodCard
+from pellucid.core.diagnosis import diagnose, diagnose_inputs, diagnose_map
+from pellucid.core.estimate import Estimate
+from pellucid.core.input import Input
+from pellucid.core.model import Model, as_input
+from pellucid.core.prediction import OutputKind, Prediction
+from pellucid.core.random import NOISE, Key
+from pellucid.core.recipe import Recipe, Value, encode
+from pellucid.core.target import ClassScore, Targets, TargetSpec, settle
+from pellucid.errors import ArgumentError, MissingNeed
+
+__all__ = ["Call", "Explainer", "GlobalExplainer", "Method", "Progress"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a call is: `done` of `total` samples, all inputs together."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What a method may know besides model, inputs and targets: the noise key of each input, and whom to tell."""
+
+    keys: tuple[Key, ...]
+    report: Callable[[int, int], None] = lambda done, total: None
+
+
+class Method(ABC, Value):
+    """A frozen value of settings. Model and data are arguments of the call."""
+
+    @property
+    @abstractmethod
+    def card(self) -> MethodCard:
+        """What the method claims about itself with these settings."""
+
+    def check_needs(self, model: Model) -> None:
+        """Raises MissingNeed, before any work, if the model does not offer what the method needs."""
+        if not isinstance(model, Model):
+            raise ArgumentError(
+                f"Expected a pellucid Model, but got {type(model).__name__}. Wrap a network as pl.TorchModel(net), a "
+                "function as pl.FunctionModel(f)."
+            )
+        if missing := self.card.needs & ~model.offers:
+            raise MissingNeed(
+                f"{self.card.title} needs {missing}, but {model.name} offers {model.offers}. "
+                "pl.methods(model=model) lists the methods that fit it."
+            )
+
+
+class Explainer(Method):
+    """A local method: explains the decision on each input. Abstract: a method implements `attribute`."""
+
+    def __call__(
+        self,
+        model: Model,
+        x: Input | Tensor,
+        target: TargetSpec = None,
+        *,
+        key: Key | str | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Attribution:
+        """The explanation of each input's decision.
+
+        `target` is None (each input's top class), an index, a label, a Target, or a list of these, one for each input.
+        `key` replaces the noise key of every input, so that two calls share their noise (common random numbers).
+        `progress` is called as samples are done.
+
+        Raises:
+            MissingNeed: the model does not offer what the method needs.
+            TargetError: a target that this model does not have.
+            ArgumentError: inputs that are not floating point or have no batch dimension.
+        """
+        self.check_needs(model)
+        given = as_input(x)
+        inputs = tuple(Key.of(one) for one in given.tensor)
+        keys = inputs if key is None else (_as_key(key),) * len(given)
+
+        def report(done: int, total: int) -> None:
+            if progress is not None:
+                progress(Progress(done, total))
+
+        with model.undisturbed(keys[0]) as quiet:
+            placed = quiet.place(given.tensor)
+            prediction = quiet.prediction(placed)
+            targets = settle(target, prediction)
+            findings = diagnose_inputs(placed, model.preprocess.bounds if model.preprocess else None)
+            findings += diagnose(quiet, placed, prediction, targets)
+            estimate = self.attribute(quiet, placed, targets, Call(keys, report))
+            findings += diagnose_map(estimate.values)
+            return Attribution(
+                estimate=estimate.to(given.tensor.device),
+                decisions=tuple(decide(prediction, targets, given.sources)),
+                outputs=prediction.outputs.to(given.tensor.device),
+                views=given.views,
+                findings=tuple(findings),
+                cost=quiet.passes,
+                recipe=recipe_of(self, model, targets, inputs, keys),
+            )
+
+    @abstractmethod
+    def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
+        """The formula: raw signed scores of each input, with their error if they are sampled."""
+
+
+class GlobalExplainer(Method):
+    """A global method: explains the model itself, over a data set if it needs one. A method implements `explain`."""
+
+    def __call__(self, model: Model, data: Input | Tensor | None = None) -> Attribution:
+        """The explanation of each of the model's K outputs, one row for each.
+
+        Raises:
+            MissingNeed: the model does not offer what the method needs.
+        """
+        self.check_needs(model)
+        given = None if data is None else as_input(data)
+        inputs = () if given is None else tuple(Key.of(one) for one in given.tensor)
+        with model.undisturbed(Key.named("global")) as quiet:
+            estimate = self.explain(quiet, None if given is None else quiet.place(given.tensor))
+            count = len(estimate.values)
+            targets = Targets(tuple(ClassScore(i) for i in range(count)), model.output or OutputKind.LOGITS)
+            names = model.labels.names if model.labels else tuple(f"class {i}" for i in range(count))
+            return Attribution(
+                estimate=estimate,
+                decisions=tuple(Decision("the model", t, names[i], None, None) for i, t in enumerate(targets)),
+                findings=tuple(diagnose_map(estimate.values)),
+                cost=quiet.passes,
+                recipe=recipe_of(self, model, targets, inputs, ()),
+            )
+
+    @abstractmethod
+    def explain(self, model: Model, data: Float[Tensor, "b *features"] | None) -> Estimate:
+        """The formula: raw signed scores (K, *features), a row for each output."""
+
+
+def decide(prediction: Prediction, targets: Targets, sources: Sequence[str]) -> list[Decision]:
+    """What was decided about each input, in words and numbers."""
+    scores = targets.score(prediction.outputs)
+    known = prediction.kind is not OutputKind.REGRESSION
+    return [
+        Decision(
+            source=source,
+            target=target,
+            label=target.describe(prediction.labels),
+            score=float(scores[row]),
+            probability=float(prediction.probabilities[row, target.classes[0]]) if known else None,
+        )
+        for row, (target, source) in enumerate(zip(targets, sources, strict=True))
+    ]
+
+
+def recipe_of(method: Method, model: Model, targets: Targets, inputs: tuple[Key, ...], keys: tuple[Key, ...]) -> Recipe:
+    """All that is needed to run this call again."""
+    return Recipe(
+        explainer=encode(method),
+        targets=[encode(target) for target in targets],
+        inputs=[key.hex for key in inputs],
+        keys=[key.hex for key in keys],
+        weights=model.fingerprint(),
+        model=model.name,
+        run={**model.run, "noise": NOISE},
+        preprocess=encode(model.preprocess),
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "pellucid": version("pellucid"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _as_key(key: Any) -> Key:
+    if isinstance(key, Key):
+        return key
+    if isinstance(key, str):
+        return Key.named(key)
+    raise ArgumentError(f"`key` is a pl.Key or a word that stands for one. Got {type(key).__name__}.")

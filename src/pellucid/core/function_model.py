@@ -1,0 +1,83 @@
+"""A prediction function as a model: nothing is known of it but its outputs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.core.card import Cost, Needs
+from pellucid.core.input import Preprocess
+from pellucid.core.model import Model
+from pellucid.errors import ArgumentError, ModelError
+
+__all__ = ["FunctionModel"]
+
+
+class FunctionModel(Model):
+    """Any function from inputs (B, *features) to outputs (B, K) or (B,), as NumPy arrays or tensors.
+
+    `takes` says which of the two the function is given. It is called with at most `micro_batch` rows at once.
+
+    Raises:
+        ArgumentError: not a function, or a setting that does not exist.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> model = pl.FunctionModel(lambda rows: rows.sum(1), output="regression")
+        >>> model.predict(torch.ones(2, 3))[0].top(1)
+        [('class 0', 3.0, 0)]
+    """
+
+    offers = Needs.SCORES
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        takes: Literal["numpy", "torch"] = "numpy",
+        preprocess: Preprocess | None = None,
+        labels: Sequence[str] | None = None,
+        output: Literal["logits", "probabilities", "regression"] | None = None,
+        micro_batch: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(preprocess=preprocess, labels=labels, output=output, micro_batch=micro_batch)
+        if not callable(function):
+            raise ArgumentError(f"FunctionModel takes a function of a batch of inputs. Got {type(function).__name__}.")
+        if takes not in ("numpy", "torch"):
+            raise ArgumentError(f"`takes` is 'numpy' or 'torch'. Got {takes!r}.")
+        self.function = function
+        self.takes = takes
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
+
+    def place(self, x: Tensor) -> Tensor:
+        return x.detach().cpu()
+
+    def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b k"]:
+        return torch.cat([self._call(part) for part in torch.split(x, self.rows(x))])
+
+    def _call(self, x: Tensor) -> Tensor:
+        self.passes += Cost(forward=len(x))
+        given: Any = (
+            x.clone() if self.takes == "torch" else x.numpy().copy()
+        )  # the function may write into what it gets
+        try:
+            with torch.no_grad():
+                result = self.function(given)
+        except Exception as error:
+            raise ModelError(f"{self.name} failed on a batch of shape {tuple(x.shape)}: {error}") from error
+        if not isinstance(result, np.ndarray | Tensor | list | tuple):
+            raise ModelError(f"Expected an array of outputs from {self.name}, but got {type(result).__name__}.")
+        outputs = torch.as_tensor(result).detach().to("cpu", x.dtype)
+        outputs = outputs[:, None] if outputs.ndim == 1 else outputs
+        if outputs.ndim != 2 or len(outputs) != len(x):
+            raise ModelError(
+                f"Expected outputs (B, K) for {len(x)} inputs, but {self.name} returned {tuple(outputs.shape)}."
+            )
+        return outputs
+
+    def fingerprint(self) -> str:
+        return "unknown"

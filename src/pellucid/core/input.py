@@ -1,0 +1,93 @@
+"""What goes into a model, and what is needed to draw an explanation back onto it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from pellucid.core.recipe import Value
+from pellucid.errors import ArgumentError
+
+__all__ = ["Input", "Preprocess", "View"]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The original of one input and the map back to it: plain data that its modality knows how to draw.
+
+    `kind` names the modality, `geometry` (JSON data) says where the features lie in the original, `preview` is the
+    original itself in a drawable form (for an image: uint8, (H, W, 3)).
+    """
+
+    kind: str
+    geometry: dict[str, Any]
+    preview: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """Inputs ready for a model: `tensor` is (B, *features), floating point; `sources` and `views` have B entries.
+
+    `notes` say what reading did to each original that a user should know.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> x = pl.Input(torch.zeros(2, 5))
+        >>> len(x), x[1].sources
+        (2, ('input 1',))
+    """
+
+    tensor: Tensor
+    sources: tuple[str, ...] = ()
+    views: tuple[View, ...] = ()
+    notes: tuple[tuple[str, ...], ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tensor, Tensor) or self.tensor.ndim < 2 or len(self.tensor) == 0:
+            got = tuple(self.tensor.shape) if isinstance(self.tensor, Tensor) else type(self.tensor).__name__
+            raise ArgumentError(
+                f"An input is a tensor (B, *features) with at least one row. Got {got}. "
+                "For a single example add the batch dimension: x[None]."
+            )
+        if not self.tensor.is_floating_point():
+            raise ArgumentError(
+                f"An input is a floating-point tensor. Got {self.tensor.dtype}. Convert it the way the model was "
+                "trained (for bytes of a picture: model.read(picture))."
+            )
+        count = len(self.tensor)
+        if not self.sources:
+            object.__setattr__(self, "sources", tuple(f"input {i}" for i in range(count)))
+        if not self.notes:
+            object.__setattr__(self, "notes", ((),) * count)
+        if len(self.sources) != count or len(self.notes) != count or len(self.views) not in (0, count):
+            raise ArgumentError(
+                f"Expected one source, note and view for each of {count} inputs, but got {len(self.sources)}, "
+                f"{len(self.notes)} and {len(self.views)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def __getitem__(self, index: int) -> "Input":
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Input {index} of {len(self)}.")
+        i = index % len(self)
+        return Input(self.tensor[i : i + 1], (self.sources[i],), self.views[i : i + 1], (self.notes[i],))
+
+    def __iter__(self) -> Iterator["Input"]:
+        return (self[i] for i in range(len(self)))
+
+
+class Preprocess(ABC, Value):
+    """How originals become inputs: settings only, recorded in the recipe."""
+
+    @abstractmethod
+    def read(self, sources: Any) -> Input:
+        """The input of one original or of a list of them."""
+
+    @property
+    @abstractmethod
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest value that reading can give, to recognise an input made in another way."""

@@ -1,0 +1,387 @@
+"""A model as explainers see it, and the only place that touches a network.
+
+Whatever a call does to a network (evaluation mode, frozen parameters, gradient mode) is undone when it ends, also by an
+error; the global random state is given back as it was. One network serves one call at a time.
+"""
+
+import copy
+import hashlib
+import random
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pellucid.core.card import Cost, Needs
+from pellucid.core.checks import check_choice, check_count
+from pellucid.core.input import Input, Preprocess
+from pellucid.core.label import Labels
+from pellucid.core.prediction import OutputKind, Prediction, recognise
+from pellucid.core.random import Key
+from pellucid.core.target import Targets
+from pellucid.errors import ArgumentError, MissingNeed, ModelError
+
+__all__ = ["Model", "TorchModel"]
+
+_ROWS, _ROW_SIZE, _MOST_ROWS = 12, 3 * 224 * 224, 512
+"""Twelve copies of a 224-pixel photo fill the caches of today's CPUs; 24 and 48 were measured to be slower."""
+
+_locks: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
+
+
+class Model(ABC):
+    """Anything that maps inputs (B, *features) to outputs (B, K). Explainers see no more than what it `offers`."""
+
+    offers: Needs = Needs.SCORES
+    name: str = "model"
+
+    def __init__(
+        self,
+        *,
+        preprocess: Preprocess | None,
+        labels: Sequence[str] | None,
+        output: str | None,
+        micro_batch: int | None,
+    ) -> None:
+        if preprocess is not None and not isinstance(preprocess, Preprocess):
+            raise ArgumentError(
+                f"`preprocess` says how originals become inputs, e.g. pl.ImagePreprocess(size=224, mean=..., std=...). "
+                f"Got {type(preprocess).__name__}. With a transform of your own, pass the tensors that it gives."
+            )
+        if output is not None:
+            check_choice("output", output, [kind.value for kind in OutputKind])
+        if micro_batch is not None:
+            check_count("micro_batch", micro_batch)
+        if isinstance(labels, str):
+            raise ArgumentError(f"`labels` is a list with one name per class. Got the text {labels!r}.")
+        self.preprocess = preprocess
+        self.labels = None if labels is None else Labels(tuple(labels))
+        self.output = None if output is None else OutputKind(output)
+        self.micro_batch = micro_batch
+        self.passes = Cost()
+        self.probed: dict[tuple[int, ...], str] = {}  # by the diagnosis, once for each shape; shared with copies
+
+    def read(self, sources: Any) -> Input:
+        """The input of a file, an array or a picture, or of a list of them, prepared as the model expects.
+
+        Raises:
+            ModelError: the model was made without `preprocess`.
+            InputError: something cannot be read.
+        """
+        if self.preprocess is None:
+            raise ModelError(
+                "This model does not know how its inputs are prepared. Give it preprocess=pl.ImagePreprocess(size=..., "
+                "mean=..., std=...), or pass tensors."
+            )
+        return self.preprocess.read(sources)
+
+    def predict(self, x: Input | Tensor) -> Prediction:
+        """The outputs for clean inputs, in micro-batches."""
+        given = as_input(x)
+        with self.undisturbed(Key.of(given.tensor)) as quiet:
+            return quiet.prediction(quiet.place(given.tensor))
+
+    def prediction(self, x: Tensor) -> Prediction:
+        """`predict` for a placed tensor inside a call."""
+        outputs = self.outputs(x)
+        labels = self.labels or Labels(tuple(f"class {i}" for i in range(outputs.shape[1])))
+        if len(labels.names) != outputs.shape[1]:
+            raise ArgumentError(
+                f"Expected one label for each of the model's {outputs.shape[1]} outputs, but got {len(labels.names)}."
+            )
+        return Prediction(outputs, self.output or recognise(outputs), labels)
+
+    def rows(self, x: Tensor) -> int:
+        """How many rows like those of x go through the model at once: `micro_batch`, or by a rule that times nothing.
+
+        Two at the least: a single row takes other kernels than a batch does, which round differently.
+        """
+        return self.micro_batch or min(max(_ROWS * _ROW_SIZE // max(x[0].numel(), 1), 2), _MOST_ROWS)
+
+    def place(self, x: Tensor) -> Tensor:
+        """X where and as the model takes it."""
+        return x
+
+    @contextmanager
+    def undisturbed(self, key: Key) -> Iterator[Self]:
+        """The model for the length of one call, with its own count of passes; afterwards all is as before."""
+        quiet = copy.copy(self)
+        quiet.passes = Cost()
+        yield quiet
+
+    @abstractmethod
+    def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b k"]:
+        """The outputs, without gradients. Only inside `undisturbed`."""
+
+    def gradient(self, x: Float[Tensor, "b *features"], targets: Targets) -> Float[Tensor, "b *features"]:
+        """The gradient of each row's target with respect to that row. Only inside `undisturbed`."""
+        raise MissingNeed(f"{self.name} offers {self.offers}, but no gradients.")
+
+    def coefficients(self) -> tuple[Float[Tensor, "k *features"], Float[Tensor, " k"]]:
+        """The weights and intercepts of a model that is linear in its inputs."""
+        raise MissingNeed(f"{self.name} offers {self.offers}, but no weights.")
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of all that decides the outputs, or "unknown"."""
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """How the model is run, for the recipe."""
+        return {"micro_batch": self.micro_batch}
+
+    def with_run(self, run: Mapping[str, Any]) -> "Model":
+        """The same model run as a recipe recorded it, so far as it is a choice."""
+        again = copy.copy(self)
+        again.micro_batch = run.get("micro_batch")
+        return again
+
+
+class TorchModel(Model):
+    """Any PyTorch network from one tensor (B, *features) to outputs (B, K) or (B,).
+
+    `preprocess` reads originals, `labels` names the classes, `output` declares what the outputs are ("logits",
+    "probabilities", "regression"; recognised by their values if left out), `select` picks the tensor out of a dict or
+    tuple. `mode="as-is"` keeps each module's training mode; the default explains in evaluation mode and restores.
+    `device` other than the network's own works on a copy; `precision="bfloat16"` is autocast.
+
+    Raises:
+        ArgumentError: a setting that does not exist, labels that do not fit.
+        ModelError: not a network, or one whose parameters are not initialised.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> model = pl.TorchModel(torch.nn.Linear(4, 2), labels=["no", "yes"])
+        >>> pl.SimpleGradient()(model, torch.zeros(3, 4), target="yes").scores.shape
+        torch.Size([3, 4])
+    """
+
+    offers = Needs.SCORES | Needs.GRADIENTS | Needs.ACTIVATIONS | Needs.MODULES | Needs.WEIGHTS
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        preprocess: Preprocess | None = None,
+        labels: Sequence[str] | None = None,
+        output: Literal["logits", "probabilities", "regression"] | None = None,
+        select: str | int | None = None,
+        mode: Literal["eval", "as-is"] = "eval",
+        device: str | torch.device | None = None,
+        precision: Literal["bfloat16"] | None = None,
+        micro_batch: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(preprocess=preprocess, labels=labels, output=output, micro_batch=micro_batch)
+        if not isinstance(net, nn.Module):
+            raise ModelError(
+                f"TorchModel takes a torch.nn.Module. Got {type(net).__name__}. For a prediction function write "
+                "pl.FunctionModel(f); for a file pl.load(path)."
+            )
+        check_choice("mode", mode, ("eval", "as-is"))
+        if precision is not None:
+            check_choice("precision", precision, ("bfloat16",))
+        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in net.parameters()):
+            raise ModelError(
+                "The network has lazy modules that no input has initialised yet. Run it once, then explain."
+            )
+        self.select, self.mode, self.precision = select, mode, precision
+        self.name = name or type(net).__name__
+        own = next((tensor.device for tensor in (*net.parameters(), *net.buffers())), torch.device("cpu"))
+        self.device = own if device is None else _device(device)
+        self.net = net if self.device == own else copy.deepcopy(net).to(self.device)
+        self.was_training = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the parameters; float32 for a network without any."""
+        floating = (p.dtype for p in (*self.net.parameters(), *self.net.buffers()) if p.is_floating_point())
+        return next(floating, torch.get_default_dtype())
+
+    def place(self, x: Tensor) -> Tensor:
+        # An inference tensor cannot take part in autograd, and nobody wants gradients in a tensor of their own.
+        with torch.inference_mode(False):
+            return x.detach().clone().to(self.device, self.dtype)
+
+    @contextmanager
+    def undisturbed(self, key: Key) -> Iterator[Self]:
+        with ExitStack() as stack:
+            stack.enter_context(_locks.setdefault(self.net, threading.RLock()))
+            was_training = any(module.training for module in self.net.modules())
+            stack.enter_context(_same_random_state(self.device, int.from_bytes(key.digest[:8], "little")))
+            stack.enter_context(_same_network(self.net, evaluate=self.mode == "eval"))
+            stack.enter_context(torch.inference_mode(False))
+            quiet = stack.enter_context(super().undisturbed(key))
+            quiet.was_training = was_training
+            yield quiet
+
+    def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b k"]:
+        with torch.no_grad():
+            parts = [self._forward(part) for part in torch.split(x, self.rows(x))]
+        return torch.cat(parts)
+
+    def gradient(self, x: Float[Tensor, "b *features"], targets: Targets) -> Float[Tensor, "b *features"]:
+        parts = []
+        size = self.rows(x)
+        for start in range(0, len(x), size):
+            leaf = x[start : start + size].detach()
+            if leaf.ndim == 4:  # the layout in which CPUs and GPUs convolve fastest
+                leaf = leaf.contiguous(memory_format=torch.channels_last)
+            leaf = leaf.clone().requires_grad_()
+            with torch.enable_grad():
+                score = targets[start : start + size].score(self._forward(leaf)).sum()
+            self.passes += Cost(backward=len(leaf))
+            if not score.requires_grad:  # a constant function, or one computed under no_grad: the diagnosis says so
+                parts.append(torch.zeros_like(leaf))
+                continue
+            parts.extend(torch.autograd.grad(score, leaf, allow_unused=True, materialize_grads=True))
+        return torch.cat(parts).contiguous().detach()
+
+    def coefficients(self) -> tuple[Float[Tensor, "k *features"], Float[Tensor, " k"]]:
+        layers = [m for m in self.net.modules() if not isinstance(m, nn.Sequential | nn.Flatten | nn.Identity)]
+        if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
+            raise MissingNeed(
+                f"Coefficients belong to a linear model: one torch.nn.Linear, with Flatten or Identity beside it. "
+                f"{self.name} has {', '.join(type(m).__name__ for m in layers[:4]) or 'no layer'}. "
+                "For other networks take a gradient method, e.g. pl.SmoothGrad()."
+            )
+        weight = layers[0].weight.detach().clone()
+        bias = layers[0].bias
+        return weight, torch.zeros(len(weight)).to(weight) if bias is None else bias.detach().clone()
+
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in sorted(self.net.state_dict().items()):
+            if isinstance(tensor, Tensor):
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @property
+    def run(self) -> dict[str, Any]:
+        return {
+            **super().run,
+            "device": str(self.device),
+            "precision": self.precision or str(self.dtype).removeprefix("torch."),
+            "mode": self.mode,
+            "select": self.select,
+            "threads": torch.get_num_threads(),
+        }
+
+    def with_run(self, run: Mapping[str, Any]) -> "TorchModel":
+        again = copy.copy(self)
+        again.micro_batch = run.get("micro_batch")
+        again.precision = "bfloat16" if run.get("precision") == "bfloat16" else None
+        return again
+
+    def _forward(self, x: Tensor) -> Tensor:
+        self.passes += Cost(forward=len(x))
+        try:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision is not None):
+                result = self.net(x)
+        except Exception as error:  # whatever a stranger's network raises, with its cause kept
+            raise ModelError(f"{self.name} failed on a batch of shape {tuple(x.shape)}: {error}") from error
+        outputs = self._selected(result)
+        if outputs.ndim == 1 and len(outputs) == len(x):
+            outputs = outputs[:, None]
+        if outputs.ndim != 2 or len(outputs) != len(x):
+            raise ModelError(
+                f"Expected outputs (B, K) for {len(x)} inputs, but {self.name} returned {tuple(outputs.shape)}. "
+                "Wrap the network so that it returns one row of scores for each input."
+            )
+        return outputs.to(x.dtype)
+
+    def _selected(self, result: object) -> Tensor:
+        chosen = result
+        if self.select is not None:
+            try:
+                chosen = result[self.select]  # type: ignore[index]  # what cannot be indexed is the error below
+            except (KeyError, IndexError, TypeError):
+                chosen = result
+        if isinstance(chosen, Tensor) and (self.select is None or chosen is not result):
+            return chosen
+        if isinstance(result, Mapping):
+            choices = [key for key, value in result.items() if isinstance(value, Tensor)]
+        elif isinstance(result, list | tuple):
+            choices = [i for i, value in enumerate(result) if isinstance(value, Tensor)]
+        else:
+            choices = []
+        hint = f"Say which one: TorchModel(net, select={choices[0]!r})." if choices else "Wrap it to return a tensor."
+        raise ModelError(
+            f"Expected a tensor of outputs, but {self.name} returned a {type(result).__name__}"
+            f"{f' with tensors at {choices}' if choices else ''}"
+            f"{f', which has no tensor at {self.select!r}' if self.select is not None else ''}. {hint}"
+        )
+
+
+def as_input(x: Input | Tensor) -> Input:
+    """X as an Input; a bare tensor has no original."""
+    if isinstance(x, Input):
+        return x
+    if isinstance(x, Tensor):
+        return Input(x)
+    raise ArgumentError(
+        f"Expected an Input or a tensor (B, *features), but got {type(x).__name__}. Files, arrays and pictures become "
+        "inputs with model.read(...)."
+    )
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts that CUDA was compiled in
+        reason = str(error).partition("\n")[0]
+        raise ArgumentError(
+            f"`device` is one of this machine, such as cpu or cuda. Got {name!r}: {reason}"
+        ) from error
+
+
+@contextmanager
+def _same_network(net: nn.Module, *, evaluate: bool) -> Iterator[None]:
+    modules = list(net.modules())
+    modes = [module.training for module in modules]
+    # Flags are set directly: train() and eval() may be overridden, and raise in exported programs.
+    buffers = [(module, dict(module._buffers)) for module in modules]
+    values = [(b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None]
+    parameters = [(p, p.requires_grad, p.grad) for p in net.parameters()]
+    try:
+        for module in modules:
+            module.training = module.training and not evaluate
+        for parameter, _, _ in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, required, grad in parameters:
+            parameter.requires_grad_(required)
+            parameter.grad = grad
+        for module, named in buffers:
+            if any(module._buffers.get(name) is not buffer for name, buffer in named.items()):
+                module._buffers.update(named)
+        with torch.no_grad():
+            for buffer, value in values:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+@contextmanager
+def _same_random_state(device: torch.device, seed: int) -> Iterator[None]:
+    """Networks that draw random numbers draw the same ones in every call, and nobody else notices."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

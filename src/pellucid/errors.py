@@ -1,0 +1,66 @@
+"""Everything that pellucid raises on purpose: one tree, each leaf saying what was expected, what came, what to do.
+
+PellucidError
+├── ArgumentError (also a ValueError)   a setting or argument has the wrong type, range or shape
+│   └── TargetError                     a label or index that this model does not have, or has twice
+├── ModelError                          the network cannot be run or explained as it is
+│   ├── MissingNeed                     the method needs what the model does not offer
+│   ├── UntrustedModel                  a file that would run code, and nobody asked it to
+│   └── FixedShape                      a program exported for one batch or one size only
+├── InputError                          a file or array that cannot become an input
+├── RecipeError                         a stored result that cannot be read or run again here
+└── OutputError                         a picture or file that cannot be written
+"""
+
+__all__ = [
+    "ArgumentError",
+    "FixedShape",
+    "InputError",
+    "MissingNeed",
+    "ModelError",
+    "OutputError",
+    "PellucidError",
+    "RecipeError",
+    "TargetError",
+    "UntrustedModel",
+]
+
+
+class PellucidError(Exception):
+    """Base of every error that pellucid raises on purpose."""
+
+
+class ArgumentError(PellucidError, ValueError):
+    """A setting or an argument has the wrong type, range or shape."""
+
+
+class TargetError(ArgumentError):
+    """A target that names a class which the model does not have, or has more than once."""
+
+
+class ModelError(PellucidError):
+    """The network cannot be run or explained as it is."""
+
+
+class MissingNeed(ModelError):
+    """The method needs something (gradients, weights) that the model does not offer."""
+
+
+class UntrustedModel(ModelError):
+    """Loading the file would execute code from it."""
+
+
+class FixedShape(ModelError):
+    """An exported program that takes one batch size or one input size only."""
+
+
+class InputError(PellucidError):
+    """A file or array that cannot become an input of the model."""
+
+
+class RecipeError(PellucidError):
+    """A stored result that cannot be read, or cannot be run again with this model and input."""
+
+
+class OutputError(PellucidError):
+    """A picture or a file that cannot be written where it was asked for."""

@@ -1,0 +1,1 @@
+"""The methods, one idea a file. The catalogue finds them by walking this folder."""

@@ -1,0 +1,1 @@
+"""Kinds of input: how each is read and drawn."""

@@ -1,0 +1,162 @@
+"""The pictures that users ask for: heatmap, overlay, the page with both and the uncertainty, the comparison."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pellucid.core.attribution import Attribution
+from pellucid.core.card import MethodCard
+from pellucid.core.input import View
+from pellucid.core.recipe import decode
+from pellucid.errors import ArgumentError
+from pellucid.metrics.similarity import structural_similarity
+from pellucid.metrics.stability import Stability
+from pellucid.modalities.image.heatmap import Channels, Heatmap, to_heatmap
+from pellucid.modalities.image.uncertainty import certain_blocks
+
+if TYPE_CHECKING:
+    from pellucid.modalities.image.draw import Drawing, Panel
+
+__all__ = ["comparison_page", "heatmap", "on_one_scale", "overlay", "page"]
+
+
+def heatmap(
+    a: Attribution, *, channels: Channels = "max_abs", percentile: float = 99.0, limit: float | None = None
+) -> "Drawing":
+    """Each input's map in colour with its class, probability and colour bar; inputs stand side by side.
+
+    `channels` says how channels become one number a pixel ("sum" and "mean" keep the sign), `percentile` of the pixels'
+    magnitudes is the end of the scale unless `limit` gives it. The picture shows itself in a notebook.
+
+    Raises:
+        ArgumentError: not maps of images, or a setting that does not exist.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> a = pl.SimpleGradient()(pl.TorchModel(net), torch.rand(1, 3, 16, 16))
+        >>> pl.heatmap(a).pixels.ndim
+        3
+    """
+    from pellucid.modalities.image.draw import compose
+
+    each = [to_heatmap(one, channels=channels, percentile=percentile, limit=limit) for one in a]
+    return compose(
+        [[map_panel(one, heat) for one, heat in zip(a, each, strict=True)]], metadata([a]), method_caption(a)
+    )
+
+
+def overlay(a: Attribution, *, channels: Channels = "max_abs", percentile: float = 99.0) -> "Drawing":
+    """One input's map over its photo, at the photo's own size; what lies outside the model's crop is hatched.
+
+    Raises:
+        ArgumentError: several inputs, or one that was not read from a picture.
+    """
+    from pellucid.modalities.image.draw import Drawing, overlay_pixels
+
+    heat = to_heatmap(a, channels=channels, percentile=percentile)
+    return Drawing(overlay_pixels(_view(a), heat), metadata([a]))
+
+
+def page(each: Sequence[Attribution], *, channels: Channels = "max_abs", percentile: float = 99.0) -> "Drawing":
+    """One photo's maps: overlay, map, and the map where its signal exceeds the sampling error. Several targets of the
+    photo stand side by side, on one scale.
+
+    Raises:
+        ArgumentError: no maps, or not maps of images.
+    """
+    from pellucid.modalities.image.draw import Panel, compose, overlay_pixels
+
+    if not each:
+        raise ArgumentError("A page shows at least one attribution. Got none.")
+    heats = on_one_scale(each, channels=channels, percentile=percentile)
+    columns, notes = [], [method_caption(each[0])]
+    for a, heat in zip(each, heats, strict=True):
+        panels = [map_panel(a, heat)]
+        if a.views:
+            outside = "hatched: outside the model's crop" if _cropped(a) else ""
+            panels = [Panel(overlay_pixels(_view(a), heat), title_of(a), outside), replace(panels[0], title="map")]
+        if a.estimate.batch_means is not None and not heat.blank:
+            found = certain_blocks(a)
+            title = f"beyond sampling error: {found.share:.0%} of the area"
+            panels.append(replace(map_panel(a, replace(heat, certain=found.pixels)), title=title))
+            notes[1:] = [found.caption]
+        columns.append(panels)
+    rows = columns if len(columns) == 1 else [list(row) for row in zip(*columns, strict=True)]
+    return compose(rows, metadata(each), ". ".join(notes) + ".")
+
+
+def comparison_page(results: Sequence[Stability], *, channels: Channels = "max_abs", noise: str = "") -> "Drawing":
+    """Each method's map of an input and of its noised copies, a row a method on one scale, with their similarity."""
+    from pellucid.modalities.image.draw import compose
+
+    rows = []
+    for result in results:
+        maps = [result.original, *result.copies]
+        heats = on_one_scale(maps, channels=channels)
+        row = [replace(map_panel(maps[0], heats[0]), title=f"{result.explainer.card.title}\n{title_of(maps[0])}")]
+        for a, heat, rank in zip(maps[1:], heats[1:], result.rank_correlations, strict=True):
+            alike = structural_similarity(heats[0].values, heat.values)
+            title = f"{title_of(a)}\nrank correlation {rank:.2f}, SSIM {alike:.2f}"
+            row.append(replace(map_panel(a, heat), title=title))
+        rows.append(row)
+    caption = (
+        "First column: the input; then noised copies with the same prediction. Rank correlation of the raw signed "
+        f"maps, SSIM of the pictures, both with the first column. {noise}"
+    )
+    return compose(rows, metadata([result.original for result in results]), caption)
+
+
+def on_one_scale(
+    each: Sequence[Attribution], *, channels: Channels = "max_abs", percentile: float = 99.0
+) -> list[Heatmap]:
+    """The heatmaps of several attributions, all up to the largest of their own limits, so that colours compare."""
+    own = [to_heatmap(a, channels=channels, percentile=percentile) for a in each]
+    limit = max(heat.limit for heat in own)
+    return [to_heatmap(a, channels=channels, percentile=percentile, limit=limit) for a in each]
+
+
+def map_panel(a: Attribution, heat: Heatmap) -> "Panel":
+    """A map with its title, colour bar and, if it is blank, the reason."""
+    from pellucid.modalities.image.draw import Panel, colours
+
+    return Panel(colours(heat), title_of(a), bar=heat)
+
+
+def title_of(a: Attribution) -> str:
+    """The decision in a few words: class and probability."""
+    decision = a.decision
+    if decision.probability is None:
+        return decision.label if decision.score is None else f"{decision.label}: {decision.score:.3g}"
+    return f"{decision.label} {decision.probability:.1%}"
+
+
+def method_caption(a: Attribution) -> str:
+    """The method with its settings, its estimator and the model."""
+    method = decode(a.recipe.explainer)
+    card: MethodCard = method.card
+    used = a.estimate.samples[0]
+    sampled = f", {used} samples" if used else ""
+    seed = f", seed {method.seed}" if used else ""
+    return f"{card.title}{sampled}{seed}, explaining {a.recipe.model}"
+
+
+def metadata(each: Sequence[Attribution]) -> str:
+    """The recipes behind a picture, as JSON."""
+    return json.dumps([vars(a.recipe) for a in each], sort_keys=True, separators=(",", ":"))
+
+
+def _view(a: Attribution) -> View:
+    if len(a) != 1 or not a.views or a.views[0].kind != "image":
+        raise ArgumentError(
+            f"An overlay needs one input that was read from a picture. Got {len(a)} input(s)"
+            f"{'' if a.views else ' given as a bare tensor: read the picture with model.read(...)'}."
+        )
+    return a.views[0]
+
+
+def _cropped(a: Attribution) -> bool:
+    left, top, right, bottom = a.views[0].geometry["box"]
+    high, wide = a.views[0].geometry["size"]
+    return bool(left > 0 or top > 0 or right < wide or bottom < high)

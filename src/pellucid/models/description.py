@@ -1,0 +1,109 @@
+"""What a network's file does not say: how inputs are prepared, what outputs mean. From options or a TOML file.
+
+[input]                       # all of ImagePreprocess: size, mean, std are required for pictures
+size = 224
+mean = [0.485, 0.456, 0.406]
+std = [0.229, 0.224, 0.225]
+resize = "crop"
+
+[output]
+labels = "labels.txt"         # one name a line, beside this file; or a list of names
+kind = "logits"
+select = "logits"             # where the network returns a dict or a tuple
+"""
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pellucid.errors import ArgumentError, ModelError
+from pellucid.modalities.image.preprocess import ImagePreprocess
+
+__all__ = ["Description", "read_description", "read_labels"]
+
+_MOST_BYTES = 16 * 2**20
+_REQUIRED = ("size", "mean", "std")
+
+
+@dataclass(frozen=True)
+class Description:
+    """Settings by name, as far as they are known: of `ImagePreprocess`, and of the outputs."""
+
+    input: tuple[tuple[str, Any], ...] = ()
+    labels: tuple[str, ...] | None = None
+    kind: str | None = None
+    select: str | int | None = None
+
+    def preprocess(self, model: str) -> ImagePreprocess:
+        """How pictures are prepared.
+
+        Raises:
+            ModelError: something that cannot be guessed was left out; it is named.
+        """
+        known = dict(self.input)
+        missing = [name for name in _REQUIRED if name not in known]
+        if missing:
+            raise ModelError(
+                f"{model}: {', '.join(missing)} of its inputs {'is' if len(missing) == 1 else 'are'} not known. Give "
+                f"{' '.join(f'--{name}' for name in missing)}, or a model.toml beside it with [input] "
+                f"{', '.join(f'{name} = ...' for name in missing)}."
+            )
+        return ImagePreprocess(**known)
+
+    def over(self, other: "Description") -> "Description":
+        """These settings, and those of `other` where these say nothing."""
+        return Description(
+            input=tuple({**dict(other.input), **dict(self.input)}.items()),
+            labels=other.labels if self.labels is None else self.labels,
+            kind=other.kind if self.kind is None else self.kind,
+            select=other.select if self.select is None else self.select,
+        )
+
+
+def read_description(path: Path) -> Description:
+    """The description in a TOML file.
+
+    Raises:
+        ModelError: not TOML, or a name that does not exist.
+    """
+    try:
+        data = tomllib.loads(_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ModelError(f"{path}: not a TOML file ({error}).") from error
+    given, output = data.pop("input", {}), data.pop("output", {})
+    known = [f.name for f in fields(ImagePreprocess)]
+    wrong = [*data, *(name for name in given if name not in known)]
+    wrong += [name for name in output if name not in ("labels", "kind", "select")]
+    if wrong:
+        raise ModelError(
+            f"{path}: {', '.join(wrong)} is not known. [input] takes {', '.join(known)}; [output] labels, kind, select."
+        )
+    labels = output.get("labels")
+    if isinstance(labels, str):
+        labels = read_labels(path.parent / labels)
+    settings = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in given.items())
+    return Description(settings, None if labels is None else tuple(labels), output.get("kind"), output.get("select"))
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """One class name a line, in the order of the outputs.
+
+    Raises:
+        ArgumentError: no such file, an empty one, or not text.
+    """
+    names = tuple(line.strip() for line in _text(path).splitlines())
+    while names and not names[-1]:
+        names = names[:-1]
+    if not names:
+        raise ArgumentError(f"{path}: expected one class name a line, but the file is empty.")
+    return names
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ArgumentError(f"{path}: over {_MOST_BYTES // 2**20} MiB is too large for a description.")
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{path}: cannot be read as text ({error}).") from error

@@ -1,0 +1,263 @@
+"""What every method promises, swept over the catalogue and over SmoothGrad(base=e) for every local e."""
+
+import copy
+import pickle
+import random
+from dataclasses import FrozenInstanceError, fields, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pellucid as pl
+from pellucid.catalogue import registered
+from pellucid.core.explainer import Explainer
+from pellucid.core.recipe import decode, encode
+from tests.oracles import Constant, Raising, conv_net, uniform
+
+
+def _small(method: type) -> pl.Explainer:
+    """The method with few samples, so that the sweep stays fast."""
+    names = {f.name for f in fields(method)}
+    return method(n_samples=6) if "n_samples" in names else method()
+
+
+LOCAL = [_small(m) for m in registered().values() if issubclass(m, Explainer)]
+WRAPPED = [pl.SmoothGrad(base=e, n_samples=3) for e in LOCAL]
+ALL = [pytest.param(e, id=e.card.name) for e in (*LOCAL, *WRAPPED)]
+everyone = pytest.mark.parametrize("explain", ALL)
+
+NET = conv_net()
+X = uniform(5, 3, 9, 9, seed=4)
+
+
+def snapshot(net: nn.Module) -> dict:
+    return {
+        "values": {name: t.clone() for name, t in net.state_dict().items()},
+        "identities": {name: id(t) for name, t in (*net.named_parameters(), *net.named_buffers())},
+        "modes": [m.training for m in net.modules()],
+        "required": [p.requires_grad for p in net.parameters()],
+        "grads": [None if p.grad is None else p.grad.clone() for p in net.parameters()],
+        "hooks": [
+            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), len(m._backward_pre_hooks))
+            for m in net.modules()
+        ],
+        "attributes": [sorted(vars(m)) for m in net.modules()],
+    }
+
+
+def assert_same(before: dict, after: dict) -> None:
+    assert before.keys() == after.keys()
+    for name in ("identities", "modes", "required", "hooks", "attributes"):
+        assert before[name] == after[name], name
+    assert all(torch.equal(after["values"][n], v) for n, v in before["values"].items())
+    for one, other in zip(before["grads"], after["grads"], strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
+
+
+def global_random_state() -> tuple:
+    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+
+
+@everyone
+def test_scores_have_the_shape_of_the_input_and_are_finite(explain):
+    a = explain(pl.TorchModel(NET), X)
+    assert a.scores.shape == X.shape
+    assert a.scores.dtype == X.dtype
+    assert torch.isfinite(a.scores).all()
+    assert a.scores.any()
+
+
+@everyone
+def test_a_map_does_not_depend_on_its_company(explain):
+    model = pl.TorchModel(NET)
+    together = explain(model, X).scores
+    for row in range(len(X)):
+        alone = explain(model, X[row : row + 1]).scores[0]
+        assert float((together[row] - alone).abs().max()) <= 1e-5 * float(alone.abs().max())
+
+
+@everyone
+@pytest.mark.parametrize("rows", [1, 2, 7, 64])
+def test_a_map_does_not_depend_on_the_micro_batch(explain, rows):
+    one = explain(pl.TorchModel(NET), X).scores
+    other = explain(pl.TorchModel(NET, micro_batch=rows), X).scores
+    assert float((one - other).abs().max()) <= 1e-5 * float(one.abs().max())
+
+
+@everyone
+def test_the_same_call_gives_the_same_bytes(explain):
+    one, other = explain(pl.TorchModel(NET), X), explain(pl.TorchModel(NET), X)
+    assert torch.equal(one.scores, other.scores)
+    if one.standard_error is not None:
+        assert torch.equal(one.standard_error, other.standard_error)
+
+
+@everyone
+def test_the_micro_batch_is_kept(explain):
+    sizes = []
+    net = copy.deepcopy(NET)
+    net[0].register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    explain(pl.TorchModel(net, micro_batch=4), X)
+    assert max(sizes) <= 4
+
+
+@pytest.mark.doors  # beartype, which executes the shapes, draws from Python's global generator itself
+@everyone
+def test_the_network_is_as_it_was(explain):
+    net = copy.deepcopy(NET)
+    net[4].eval()  # a mixture of modes
+    net[0].weight.requires_grad_(False)
+    net[8].weight.grad = torch.ones_like(net[8].weight)
+    net[3].register_forward_hook(lambda module, args, out: None)
+    before, state = snapshot(net), global_random_state()
+    explain(pl.TorchModel(net), X)
+    explain(pl.TorchModel(net, mode="as-is"), X)
+    assert_same(before, snapshot(net))
+    assert state == global_random_state()
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.doors  # beartype, which executes the shapes, draws from Python's global generator itself
+@everyone
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_the_network_is_as_it_was_after_an_error(explain, calls):
+    net = Raising(calls)
+    before, state = snapshot(net), global_random_state()
+    with pytest.raises(pl.ModelError, match="the network broke"):
+        for _ in range(3):
+            explain(pl.TorchModel(net), uniform(2, 4))
+    assert_same(before, snapshot(net))
+    assert state == global_random_state()
+
+
+@everyone
+def test_the_input_is_as_it_was(explain):
+    x = X.clone().requires_grad_()
+    explain(pl.TorchModel(NET), x)
+    assert torch.equal(x, X)
+    assert x.grad is None
+
+
+@everyone
+def test_double_precision_stays_double(explain):
+    a = explain(pl.TorchModel(conv_net(dtype=torch.float64)), X.double())
+    assert a.scores.dtype == torch.float64
+    single = explain(pl.TorchModel(NET), X, [d.target for d in a.decisions]).scores
+    assert float((a.scores - single).abs().max()) <= 1e-3 * float(single.abs().max())
+
+
+@everyone
+def test_only_what_the_card_needs_is_needed(explain):
+    """A model that offers the needs and nothing else serves; one that lacks one of them is refused before any work."""
+    model = pl.TorchModel(NET)
+    model.offers = explain.card.needs
+    explain(model, X[:1])
+    for need in explain.card.needs:
+        model.offers = ~need & (pl.Needs.SCORES | pl.Needs.GRADIENTS | pl.Needs.ACTIVATIONS)
+        calls = []
+        handle = NET[0].register_forward_pre_hook(lambda module, args, calls=calls: calls.append(1))
+        with pytest.raises(pl.MissingNeed, match=str(need)):
+            explain(model, X[:1])
+        handle.remove()
+        assert calls == []
+
+
+@everyone
+def test_a_black_box_is_refused_by_white_box_methods(explain):
+    model = pl.FunctionModel(lambda rows: rows.reshape(len(rows), -1)[:, :3])
+    assert explain.card.access == "white-box"
+    with pytest.raises(pl.MissingNeed, match="gradients"):
+        explain(model, X)
+
+
+@everyone
+def test_the_cost_on_the_card_is_the_cost_of_the_call(explain):
+    model = pl.TorchModel(NET)
+    explain(model, X[:2])  # the diagnosis of this shape is done
+    extra = pl.Cost(forward=1)  # the clean prediction
+    assert explain(model, X[:1]).cost == explain.card.cost + extra
+
+
+@everyone
+def test_the_target_is_settled_once(explain):
+    a = explain(pl.TorchModel(NET), X)
+    top = pl.TorchModel(NET).predict(X).outputs.argmax(1).tolist()
+    assert [d.target for d in a.decisions] == [pl.ClassScore(i) for i in top]
+
+
+@everyone
+def test_sampled_methods_and_only_they_report_an_error(explain):
+    a = explain(pl.TorchModel(NET), X)
+    assert (a.standard_error is not None) == explain.card.sampled
+    assert all((n > 0) == explain.card.sampled for n in a.estimate.samples)
+    if a.standard_error is not None:
+        assert a.standard_error.shape == a.scores.shape
+        assert (a.standard_error >= 0).all()
+
+
+@everyone
+def test_explainers_are_frozen_values(explain):
+    assert pickle.loads(pickle.dumps(explain)) == explain
+    assert hash(replace(explain)) == hash(explain)
+    assert decode(encode(explain)) == explain
+    assert eval(repr(explain), {n: getattr(pl, n) for n in dir(pl)}) == explain  # noqa: S307  # its own repr
+    with pytest.raises(FrozenInstanceError):
+        explain.anything = 1
+
+
+@everyone
+def test_a_stored_result_runs_again(explain, tmp_path):
+    model = pl.TorchModel(NET)
+    a = explain(model, X, target=1)
+    loaded = pl.Attribution.load(a.save(tmp_path / "a.safetensors"))
+    assert torch.equal(loaded.scores, a.scores)
+    assert torch.equal(loaded.reproduce(model, X).scores, a.scores)
+
+
+@everyone
+def test_a_constant_network_gives_a_blank_map_that_says_why(explain):
+    a = explain(pl.TorchModel(Constant()), uniform(2, 4))
+    assert not a.scores.any()
+    assert {"no-gradient", "zero-map"} <= {f.code for f in a.findings}
+
+
+@everyone
+def test_inputs_need_not_be_images(explain):
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    for shape in [(2, 4), (2, 3, 4), (2, 2, 2, 2, 4)]:
+        flat = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (-1, 4)), net, nn.Flatten())
+        assert explain(pl.TorchModel(flat), uniform(*shape)).scores.shape == shape
+
+
+@everyone
+def test_it_works_where_gradients_are_off(explain):
+    expected = explain(pl.TorchModel(NET), X).scores
+    with torch.no_grad():
+        assert torch.equal(explain(pl.TorchModel(NET), X).scores, expected)
+    with torch.inference_mode():
+        assert torch.equal(explain(pl.TorchModel(NET), X.clone()).scores, expected)
+
+
+@everyone
+def test_cards_are_complete(explain):
+    card = explain.card
+    assert card.name == card.name.lower()
+    assert " " not in card.name
+    assert "arXiv" in card.reference
+    assert card.modalities
+    assert card.cost.forward > 0
+
+
+def test_the_reference_of_the_taxonomy():
+    card = pl.LinearExplanation().card
+    axes = (card.stage, card.scope, card.access, card.applicability)
+    assert axes == ("intrinsic", "global", "white-box", "model-specific")
+
+
+def test_names_are_unique_and_found():
+    from pellucid.catalogue import find
+
+    assert all(find(name) is method for name, method in registered().items())

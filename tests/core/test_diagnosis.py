@@ -1,0 +1,97 @@
+import pytest
+import torch
+from torch import nn
+
+import pellucid as pl
+from tests.oracles import Constant, Linear, conv_net, uniform
+
+GRADIENT = pl.SimpleGradient()
+
+
+def codes(a: pl.Attribution) -> list[str]:
+    return sorted(f.code for f in a.findings)
+
+
+def test_a_sound_model_and_input_give_no_finding():
+    assert codes(GRADIENT(pl.TorchModel(Linear(uniform(2, 4)).eval()), uniform(2, 4))) == []
+
+
+def test_training_mode_is_told_as_a_note():
+    findings = GRADIENT(pl.TorchModel(conv_net()), uniform(1, 3, 9, 9)).findings
+    assert [(f.code, f.severity) for f in findings] == [("train-mode", "note")]
+
+
+def test_training_mode_as_asked_for_is_a_warning():
+    a = GRADIENT(pl.TorchModel(conv_net(), mode="as-is"), uniform(2, 3, 9, 9))
+    assert [(f.code, f.severity) for f in a.findings] == [("train-mode", "warning")]
+
+
+def test_a_softmax_head_is_recognised_and_its_saturation_told():
+    net = nn.Sequential(Linear(torch.eye(2)), nn.Softmax(1)).eval()
+    mild = GRADIENT(pl.TorchModel(net), torch.tensor([[0.5, 0.0]]))
+    sharp = GRADIENT(pl.TorchModel(net), torch.tensor([[9.0, 0.0]]))
+    assert codes(mild) == ["softmax-head"]
+    assert codes(sharp) == ["saturated", "softmax-head"]
+    p = float(torch.softmax(torch.tensor([9.0, 0.0]), 0)[0])
+    assert f"{p * (1 - p):.1e}" in next(f.message for f in sharp.findings if f.code == "saturated")
+
+
+def test_the_log_probability_is_the_remedy_of_saturation():
+    net = nn.Sequential(Linear(torch.eye(2)), nn.Softmax(1)).eval()
+    assert "saturated" not in codes(GRADIENT(pl.TorchModel(net), torch.tensor([[9.0, 0.0]]), pl.LogProb(0)))
+
+
+def test_an_input_out_of_the_preprocessings_range_is_told():
+    model = pl.TorchModel(conv_net().eval(), preprocess=pl.ImagePreprocess(size=9, mean=0.5, std=0.5))
+    inside, outside = uniform(1, 3, 9, 9) * 2 - 1, uniform(1, 3, 9, 9) * 255
+    assert codes(GRADIENT(model, inside)) == []
+    assert codes(GRADIENT(model, outside)) == ["input-out-of-range"]
+
+
+def test_a_constant_input_is_told_with_its_row():
+    x = uniform(2, 4)
+    x[1] = 0.5
+    a = GRADIENT(pl.TorchModel(Linear(uniform(2, 4)).eval()), x)
+    assert [(f.code, f.input) for f in a.findings] == [("constant-input", 1)]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_input_that_is_not_finite_is_told(bad):
+    x = uniform(1, 4)
+    x[0, 2] = bad
+    assert "not-finite-input" in codes(GRADIENT(pl.TorchModel(Linear(uniform(2, 4)).eval()), x))
+
+
+class Root(nn.Module):
+    def forward(self, x):
+        return torch.stack([x.sum(1), (x - x).sum(1).sqrt() + x.sum(1)], 1)
+
+
+def test_a_gradient_that_is_nan_is_told_before_and_after():
+    a = GRADIENT(pl.TorchModel(Root().eval()), uniform(1, 4), target=1)
+    assert codes(a) == ["nan-gradient", "not-finite-map"]
+    assert "4 of 4 values" in a.findings[-1].message
+
+
+class Detached(nn.Module):
+    def forward(self, x):
+        return x.detach()[:, :2] * 2
+
+
+@pytest.mark.parametrize("net", [Constant().eval(), Detached().eval()])
+def test_no_gradient_is_an_error_that_says_where_to_look(net):
+    a = GRADIENT(pl.TorchModel(net), uniform(1, 4))
+    assert codes(a) == ["no-gradient", "zero-map"]
+    assert "detach()" in a.findings[0].remedy
+
+
+def test_the_probe_is_made_once_for_each_shape_and_its_cost_counted():
+    model = pl.TorchModel(Linear(uniform(2, 4)).eval())
+    costs = [GRADIENT(model, uniform(1, 4, seed=s)).cost for s in range(2)]
+    assert costs == [pl.Cost(3, 2), pl.Cost(2, 1)]
+    assert GRADIENT(model, uniform(1, 2, 2)).cost == pl.Cost(3, 2)
+
+
+def test_a_finding_reads_as_a_sentence_with_its_remedy():
+    finding = GRADIENT(pl.TorchModel(Constant().eval()), uniform(1, 4)).findings[0]
+    assert str(finding) == f"{finding.message} {finding.remedy}"

@@ -1,0 +1,205 @@
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+import pellucid as pl
+from tests.oracles import Constant, Linear, Recorder, conv_net, uniform
+
+
+def test_prediction_runs_in_evaluation_mode_and_restores():
+    net = Recorder(4).train()
+    pl.TorchModel(net).predict(uniform(3, 4))
+    assert net.modes == [False]
+    assert net.training
+
+
+def test_as_is_keeps_the_training_mode_and_still_leaves_no_trace():
+    net = conv_net()
+    mean = net[1].running_mean.clone()
+    model = pl.TorchModel(net, mode="as-is")
+    one = model.predict(uniform(4, 3, 9, 9)).outputs
+    assert torch.equal(net[1].running_mean, mean)
+    assert int(net[1].num_batches_tracked) == 0
+    assert not torch.equal(one, pl.TorchModel(net).predict(uniform(4, 3, 9, 9)).outputs)
+    assert torch.equal(one, model.predict(uniform(4, 3, 9, 9)).outputs), "its dropout is keyed by the input"
+
+
+def test_a_buffer_that_the_network_replaces_comes_back():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls = self.calls + 1
+            return x[:, :2]
+
+    net = Counting()
+    buffer = net.calls
+    pl.TorchModel(net).predict(uniform(2, 3))
+    assert net.calls is buffer
+    assert float(buffer) == 0
+
+
+def test_micro_batch_follows_a_rule_of_the_shape():
+    model = pl.TorchModel(Constant())
+    assert model.rows(torch.empty(1, 3, 224, 224)) == 12
+    assert model.rows(torch.empty(1, 3, 448, 448)) == 3
+    assert model.rows(torch.empty(1, 3, 2000, 2000)) == 2
+    assert model.rows(torch.empty(1, 5)) == 512
+    assert pl.TorchModel(Constant(), micro_batch=1).rows(torch.empty(1, 5)) == 1
+
+
+def test_one_network_serves_one_call_at_a_time():
+    """Were two calls to overlap, the first to end would put the network back into training mode under the second."""
+    inside, overlaps = [], []
+
+    class Slow(nn.Module):
+        def forward(self, x):
+            inside.append(1)
+            overlaps.append(len(inside))
+            threading.Event().wait(0.02)
+            inside.pop()
+            return x[:, :2] * (2 if self.training else 1)
+
+    net = Slow().train()
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(pl.TorchModel(net).predict(torch.ones(1, 3)).outputs))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(overlaps) == 1
+    assert all(torch.equal(r, torch.ones(1, 2)) for r in results)
+    assert net.training
+
+
+@pytest.mark.parametrize("select", ["logits", 1])
+def test_a_tensor_is_picked_out_of_a_dict_or_tuple(select):
+    class Wrapped(nn.Module):
+        def forward(self, x):
+            return {"aux": x * 0, "logits": x} if select == "logits" else (x * 0, x)
+
+    x = uniform(2, 3)
+    assert torch.equal(pl.TorchModel(Wrapped(), select=select).predict(x).outputs, x)
+    with pytest.raises(pl.ModelError, match=r"select='aux'|select=0"):
+        pl.TorchModel(Wrapped()).predict(x)
+    with pytest.raises(pl.ModelError, match="no tensor at 'nope'"):
+        pl.TorchModel(Wrapped(), select="nope").predict(x)
+
+
+def test_single_outputs_may_come_without_an_axis():
+    model = pl.TorchModel(nn.Flatten(0), output="regression")
+    assert model.predict(torch.tensor([[1.0], [2.0]])).outputs.tolist() == [[1.0], [2.0]]
+
+
+def test_outputs_without_one_row_for_each_input_are_refused():
+    with pytest.raises(pl.ModelError, match=r"Expected outputs \(B, K\) for 2 inputs, but Flatten returned \(6,\)"):
+        pl.TorchModel(nn.Flatten(0)).predict(uniform(2, 3))
+
+
+def test_the_kind_of_outputs_is_recognised():
+    assert pl.TorchModel(nn.Softmax(1)).predict(uniform(2, 3)).kind == "probabilities"
+    assert pl.TorchModel(nn.Identity()).predict(uniform(2, 3)).kind == "logits"
+    assert pl.TorchModel(nn.Linear(3, 1)).predict(uniform(2, 3)).kind == "regression"
+    assert pl.TorchModel(nn.Softmax(1), output="logits").predict(uniform(2, 3)).kind == "logits"
+
+
+def test_probabilities_are_not_squashed_twice():
+    x = torch.tensor([[0.0, 2.0]])
+    label, p, index = pl.TorchModel(nn.Softmax(1)).predict(x).top(1)[0]
+    assert (label, index) == ("class 1", 1)
+    assert p == pytest.approx(float(torch.softmax(x, 1)[0, 1]))
+
+
+def test_the_fingerprint_follows_the_weights():
+    net = Linear(uniform(2, 3))
+    model = pl.TorchModel(net)
+    before = model.fingerprint()
+    assert before == pl.TorchModel(Linear(uniform(2, 3))).fingerprint()
+    net.linear.weight.data[0, 0] += 1
+    assert model.fingerprint() != before
+
+
+def test_bfloat16_is_autocast_and_recorded():
+    weight = uniform(2, 9)
+    a = pl.SimpleGradient()(pl.TorchModel(Linear(weight), precision="bfloat16"), uniform(1, 9), target=0)
+    difference = (a.scores[0] - weight[0]).abs() / weight[0]
+    assert 0 < float(difference.max()) <= 2**-8  # the weights are rounded to 8 bits
+    assert a.recipe.run["precision"] == "bfloat16"
+    assert a.scores.dtype == torch.float32
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_cpu_and_leaves_the_network_where_it_was():
+    net, x = conv_net(), uniform(2, 3, 33, 33)
+    explain = pl.SmoothGrad(n_samples=20)
+    on_cpu, on_gpu = explain(pl.TorchModel(net), x), explain(pl.TorchModel(net, device="cuda"), x)
+    assert next(net.parameters()).device.type == "cpu"
+    assert on_gpu.scores.device.type == "cpu"
+    difference = (on_cpu.scores - on_gpu.scores).square().mean().sqrt()
+    assert float(difference) < 0.1 * float(on_cpu.standard_error.square().mean().sqrt())
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: pl.TorchModel(lambda x: x), "takes a torch.nn.Module. Got function"),
+        (lambda: pl.TorchModel(nn.LazyLinear(2)), "lazy modules"),
+        (lambda: pl.TorchModel(nn.Identity(), preprocess=lambda p: p), "`preprocess` says how originals"),
+        (lambda: pl.TorchModel(nn.Identity(), output="softmax"), "`output` is one of 'logits'"),
+        (lambda: pl.TorchModel(nn.Identity(), mode="train"), "`mode` is one of 'eval', 'as-is'"),
+        (lambda: pl.TorchModel(nn.Identity(), micro_batch=0), "`micro_batch` is a whole number, 1 or more"),
+        (lambda: pl.TorchModel(nn.Identity(), labels="cat"), "a list with one name per class"),
+        (lambda: pl.TorchModel(nn.Identity(), device="tpu7"), "`device` is one of"),
+        (lambda: pl.TorchModel(nn.Identity(), precision="int8"), "`precision` is one of"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")  # torch says so of LazyLinear
+def test_wrong_models_are_refused_in_words(make, words):
+    with pytest.raises(pl.PellucidError, match=words):
+        make()
+
+
+@pytest.mark.doors
+def test_labels_that_do_not_fit_are_counted():
+    with pytest.raises(pl.ArgumentError, match="one label for each of the model's 3 outputs, but got 2"):
+        pl.TorchModel(nn.Identity(), labels=["a", "b"]).predict(uniform(1, 3))
+
+
+@pytest.mark.doors
+def test_a_model_without_preprocessing_reads_nothing():
+    with pytest.raises(pl.ModelError, match="preprocess=pl.ImagePreprocess"):
+        pl.TorchModel(nn.Identity()).read("cat.jpg")
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        ("cat.jpg", "become inputs with model.read"),
+        (torch.ones(3), r"x\[None\]"),
+        (torch.ones(0, 3), "at least one row"),
+        (torch.ones(1, 3, dtype=torch.uint8), "floating-point tensor. Got torch.uint8"),
+    ],
+)
+def test_wrong_inputs_are_refused_in_words(x, words):
+    with pytest.raises(pl.ArgumentError, match=words):
+        pl.SimpleGradient()(pl.TorchModel(nn.Identity()), x)
+
+
+def test_coefficients_are_those_of_a_single_linear_layer():
+    weight, bias = pl.TorchModel(nn.Sequential(nn.Flatten(), Linear(uniform(2, 6)).linear)).coefficients()
+    assert torch.equal(weight, uniform(2, 6))
+    assert bias.tolist() == [0, 0]
+
+
+def test_other_networks_have_no_coefficients():
+    with pytest.raises(pl.MissingNeed, match=r"It|has Linear, ReLU|Linear, ReLU"):
+        pl.TorchModel(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).coefficients()

@@ -1,0 +1,331 @@
+"""Hostile archives: each runs its code in torch alone, and none here. What runs makes a folder, the marker."""
+
+import io
+import json
+import os
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
+
+import pytest
+import torch
+from torch import nn
+
+from pellucid.errors import ModelError, UntrustedModel
+from pellucid.models.exported import read_program
+from pellucid.models.pt2_screen import Refused, _expression, _operator
+
+Records = dict[str, bytes]
+GRAPH = "models/model.json"
+WEIGHTS = "data/weights/model_weights_config.json"
+CONSTANTS = "data/constants/model_constants_config.json"
+SIZE = "Symbol('s77', positive=True, integer=True)"
+
+
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)).eval()
+    path = tmp_path_factory.mktemp("ordinary") / "net.pt2"
+    program = torch.export.export(net, (torch.zeros(2, 3, 4, 4),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, path)
+    with ZipFile(path) as archive:
+        records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    assert SIZE in records[GRAPH].decode()
+    return records
+
+
+def written(path: Path, records: Records, root: str = "net/") -> Path:
+    with ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(root + name, content)
+    return path
+
+
+def edited(records: Records, name: str, change: Callable[[Any], None]) -> None:
+    value = json.loads(records[name])
+    change(value)
+    records[name] = json.dumps(value).encode()
+
+
+def replaced(records: Records, old: str, new: str) -> None:
+    assert json.dumps(old)[1:-1] in records[GRAPH].decode()
+    records[GRAPH] = records[GRAPH].decode().replace(json.dumps(old)[1:-1], json.dumps(new)[1:-1]).encode()
+
+
+class Marking:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def pickled(*things: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(things, file)
+    return file.getvalue()
+
+
+def call(marker: Path) -> str:
+    return f"__import__('os').mkdir('{marker}')"
+
+
+def tensor_as_pickle(records: Records, marker: Path) -> None:
+    records["data/weights/weight_0"] = pickled(Marking(marker))
+    edited(records, WEIGHTS, lambda config: next(iter(config["config"].values())).update(use_pickle=True))
+
+
+def weights_as_pickle(records: Records, marker: Path) -> None:
+    records["data/weights/model.pt"] = pickled(Marking(marker))
+
+
+def constants_as_pickle(records: Records, marker: Path) -> None:
+    records["data/constants/model.pt"] = pickled(Marking(marker))
+
+
+def opaque_object(records: Records, marker: Path) -> None:
+    records["data/constants/opaque_obj_0"] = pickle.dumps(Marking(marker))
+    payload = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+    edited(records, CONSTANTS, lambda config: config["config"].update(secret=payload))
+
+
+def symbolic_size(records: Records, marker: Path) -> None:
+    replaced(records, SIZE, call(marker))
+
+
+def argument_name(records: Records, marker: Path) -> None:
+    records[GRAPH] = records[GRAPH].replace(b'"input"', json.dumps(f"input={call(marker)}").encode())
+    assert str(marker).encode() in records[GRAPH]
+
+
+def output(context: object) -> Callable[[Any], None]:
+    leaf = {"type": None, "context": None, "children_spec": []}
+
+    def change(program: Any) -> None:
+        spec = [1, {"type": "collections.defaultdict", "context": context, "children_spec": [leaf]}]
+        if isinstance(context, str):
+            spec[1]["type"] = "builtins.dict"
+        program["graph_module"]["module_call_graph"][0]["signature"]["out_spec"] = json.dumps(spec)
+
+    return change
+
+
+def importable(marker: Path) -> str:
+    """A module beside the marker that marks when it is imported; its name is new to torch's cache and Python's."""
+    name = f"hostile_{abs(hash(marker))}"
+    (marker.parent / f"{name}.py").write_text(f"{call(marker)}\nthing = dict\n")
+    return name
+
+
+def imported_factory(records: Records, marker: Path) -> None:
+    factory = {"default_factory_module": importable(marker), "default_factory_name": "thing", "dict_context": ["a"]}
+    edited(records, GRAPH, output(factory))
+
+
+def imported_enum(records: Records, marker: Path) -> None:
+    edited(records, GRAPH, output(json.dumps([{"__enum__": True, "fqn": f"{importable(marker)}:thing", "name": "a"}])))
+
+
+def operator_of_files(records: Records, marker: Path) -> None:
+    """The bias of the last layer becomes a file that the operator makes."""
+    texts = {"as_string": str(marker)}, {"as_bool": True}, {"as_int": 2}
+    names = "filename", "shared", "size"
+    inputs = [{"name": name, "arg": arg, "kind": 1} for name, arg in zip(names, texts, strict=True)]
+    made = {"as_tensor": {"name": "made"}}
+
+    def change(program: Any) -> None:
+        graph = program["graph_module"]["graph"]
+        bias = graph["nodes"][-1]["inputs"][2]["arg"]["as_tensor"]["name"]
+        graph["tensor_values"]["made"] = graph["tensor_values"][bias]
+        graph["nodes"][-1]["inputs"][2]["arg"] = made
+        node = {**graph["nodes"][-1], "target": "torch.ops.aten.from_file.default", "inputs": inputs, "outputs": [made]}
+        graph["nodes"].insert(0, {**node, "name": "made"})
+
+    edited(records, GRAPH, change)
+
+
+def format_of_2_7(records: Records, marker: Path) -> None:
+    graph = records[GRAPH]
+    records.clear()
+    records["version"] = b"8.20"
+    records["serialized_exported_program.json"] = graph
+    records["serialized_state_dict.pt"] = pickled(Marking(marker))
+    records["serialized_constants.pt"] = records["serialized_example_inputs.pt"] = b""
+
+
+RUNS = [
+    (tensor_as_pickle, "the tensor '0.weight' is a pickle"),
+    (weights_as_pickle, "'data/weights/model.pt' is a pickle"),
+    (constants_as_pickle, "'data/constants/model.pt' is a pickle"),
+    (opaque_object, "'data/constants/opaque_obj_0' is a pickle"),
+    (symbolic_size, "the size .* is no plain arithmetic"),
+    (argument_name, "in '.*' is not a plain one|which is not allowed there"),
+    (imported_factory, "the container 'collections.defaultdict' has to be imported"),
+    (imported_enum, "is no plain name"),
+    (operator_of_files, "the field 'as_string' of 'filename'"),
+    (format_of_2_7, "the format of torch 2.7"),
+]
+
+
+def hostile(change: Callable[[Records, Path], None], records: Records, folder: Path) -> tuple[Path, Path]:
+    records, marker = dict(records), folder / "marker"
+    change(records, marker)
+    return written(folder / "net.pt2", records, "" if change is format_of_2_7 else "net/"), marker
+
+
+@pytest.mark.parametrize(("change", "told"), RUNS)
+def test_code_in_the_file_does_not_run(
+    change: Callable[[Records, Path], None],
+    told: str,
+    ordinary: Records,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    path, marker = hostile(change, ordinary, tmp_path)
+    with pytest.raises(UntrustedModel, match=told) as caught:
+        read_program(path)
+    assert not marker.exists()
+    assert "trust=True (--trust-model)" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [change for change, _ in RUNS])
+def test_the_same_code_runs_where_the_file_is_trusted(
+    change: Callable[[Records, Path], None], ordinary: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    path, marker = hostile(change, ordinary, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            read_program(path, trust=True).network(torch.zeros(2, 3, 4, 4))
+        except ModelError:
+            pass  # it ran before torch saw that what it made is no tensor
+    assert marker.exists()
+
+
+def test_sample_inputs_and_guards_are_left_out(ordinary: Records, tmp_path: Path) -> None:
+    records, marker = dict(ordinary), tmp_path / "marker"
+    records["data/sample_inputs/model.pt"] = pickled((Marking(marker),), {})
+    edited(records, GRAPH, lambda program: program.update(guards_code=[call(marker)]))
+    path = written(tmp_path / "net.pt2", records)
+    assert read_program(path).network(torch.zeros(2, 3, 4, 4)).shape == (2, 2)
+    assert not marker.exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.load(path)
+    assert marker.exists()
+
+
+def with_record(name: str) -> Callable[[Records], None]:
+    return lambda records: records.update({name: b"content"})
+
+
+def with_node(**fields: Any) -> Callable[[Records], None]:
+    def change(records: Records) -> None:
+        edited(records, GRAPH, lambda program: program["graph_module"]["graph"]["nodes"][0].update(fields))
+
+    return change
+
+
+def with_empty_tensor(records: Records) -> None:
+    records["data/weights/weight_0"] = b""
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (with_record("data/constants/custom_obj_0"), "'data/constants/custom_obj_0' is a pickle"),
+        (with_record("data/aotinductor/model/net.so"), "is compiled code"),
+        (with_record("data/executorch/net.pte"), "is no part of a plain program"),
+        (with_node(target="torch.os.system"), "the operator 'torch.os.system'"),
+        (with_node(inputs=[{"name": "", "arg": {"as_operator": "torch.os.system"}}]), "the field 'as_operator'"),
+        (with_node(inputs=[{"name": "a", "arg": {"as_custom_obj": {"name": "a", "class_fqn": "b"}}}]), "'class_fqn'"),
+        (with_node(name="a\nb"), "the field 'name'"),
+        (with_node(metadata={"nn_module_stack": 'k,a"+b+",T'}), "the field 'nn_module_stack'"),
+        (with_empty_tensor, "has a size and no content"),
+    ],
+)
+def test_what_is_not_known_is_refused(
+    change: Callable[[Records], None], told: str, ordinary: Records, tmp_path: Path
+) -> None:
+    records = dict(ordinary)
+    change(records)
+    with pytest.raises(UntrustedModel, match=told):
+        read_program(written(tmp_path / "net.pt2", records))
+
+
+def test_compressed_and_repeated_entries_are_refused(ordinary: Records, tmp_path: Path) -> None:
+    path = written(tmp_path / "net.pt2", ordinary)
+    with warnings.catch_warnings(), ZipFile(path, "a") as archive:
+        warnings.filterwarnings("ignore", "Duplicate name", UserWarning)
+        archive.writestr(f"net/{GRAPH}", ordinary[GRAPH])
+    with pytest.raises(UntrustedModel, match="not stored as torch does: once"):
+        read_program(path)
+    with ZipFile(path := written(tmp_path / "bomb.pt2", ordinary), "a") as archive:
+        archive.writestr("net/extra/zeros", bytes(10_000_000), ZIP_DEFLATED)
+    with pytest.raises(UntrustedModel, match="would unpack to more than its own"):
+        read_program(path)
+
+
+def test_a_description_may_not_be_endless(ordinary: Records, tmp_path: Path) -> None:
+    path = written(tmp_path / "net.pt2", {**ordinary, GRAPH: b" " * (64 << 20) + ordinary[GRAPH]})
+    with pytest.raises(UntrustedModel, match=r"bytes of JSON, more than"):
+        read_program(path)
+
+
+@pytest.mark.parametrize("graph", [b"{", b"[" * 100_000, b"1" * 10_000, b"{}", b"null", b"\xff"])
+def test_a_damaged_description_is_told(graph: bytes, ordinary: Records, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="damaged, or not for torch"):
+        read_program(written(tmp_path / "net.pt2", {**ordinary, GRAPH: graph}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [SIZE, f"Mul(Integer(4), FloorDiv(Add({SIZE}, Integer(-1)), Integer(2)))", "2*s0 // 3 >= 1", "Max(1, s0)"]
+    + ["Float('0.5', precision=53)", "Equality(Mod(s0, 2), 0)"],
+)
+def test_arithmetic_is_a_size(text: str) -> None:
+    assert eval(_expression(text), {}, Everything()) == eval(text, {}, Everything())  # noqa: S307  # names are inert
+
+
+class Everything(dict[str, Any]):
+    """Every name, as something that notes how it was used."""
+
+    def __missing__(self, name: str) -> Any:
+        return Name(name)
+
+
+class Name(str):
+    def __call__(self, *args: object, **kwargs: object) -> "Name":
+        return Name(f"{self}{args}{kwargs}")
+
+    __slots__ = ()
+    __mul__ = __rmul__ = __floordiv__ = __ge__ = lambda self, other: Name(f"({self} {other})")  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["open('marker')", "s0.__class__", "[s0 for s0 in ()]", "lambda: s0", "Symbol('open(1)')", "Symbol(*s0)"]
+    + ["Symbol('s0').func(1)", "f'{s0}'", "(s0 := 1)", "s0[0]", "Add(s0, name=1)", "sympify('1')", "1 if s0 else 2"]
+    + ["b'0'", "9" * 30, "s0;s0", "", "(" * 500, "s0+" * 1_000 + "s0", "Integer(1)(2)", "__import__('os')"],
+)
+def test_anything_else_is_no_size(text: str) -> None:
+    with pytest.raises(Refused):
+        _expression(text)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["torch.ops.aten.save.default", "torch.ops.aten.manual_seed.int", "torch.ops.aten.relu.__class__"]
+    + ["torch.ops.aten.__class__.mro", "torch.ops.aten.relu", "torch.ops.aten.nothing.default", "torch.load"]
+    + ["torch.ops.aten.fbgemm_linear_fp16_weight.default", "torch.ops.aten._nested_view_from_buffer.default"]
+    + ["torch.ops.load_library", "torch.ops.prim.device.default", "_operator.attrgetter", "math.comb", "#ext:name"]
+    + ["torch.ops.higher_order.wrap", "torch.ops.aten.relu.default\n", "print"],
+)
+def test_other_operators_are_refused(target: str) -> None:
+    with pytest.raises(Refused, match="none of those"):
+        _operator(target)

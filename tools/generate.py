@@ -1,0 +1,112 @@
+"""Write what follows from the code: the public stub and the tables of methods. `--check` fails if a file is stale."""
+
+import argparse
+import ast
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "pellucid"
+
+PUBLIC = {
+    "errors": None,  # None: everything in its __all__
+    "core.attribution": None,
+    "core.baseline": None,
+    "core.card": None,
+    "core.diagnosis": ["Finding", "Severity"],
+    "core.estimate": ["Estimate", "Estimator", "Mean"],
+    "core.explainer": ["Explainer", "GlobalExplainer", "Progress"],
+    "core.function_model": None,
+    "core.input": None,
+    "core.label": None,
+    "core.model": ["Model", "TorchModel"],
+    "core.prediction": ["OutputKind", "Prediction"],
+    "core.random": ["Key"],
+    "core.recipe": ["Recipe"],
+    "core.target": ["ClassScore", "LogProb", "Margin", "Probability", "Target"],
+    "explainers._noise": ["NoiseLevel"],
+    "catalogue": ["Methods", "methods"],
+    "metrics.similarity": None,
+    "metrics.stability": None,
+    "modalities.image.picture": ["comparison_page", "heatmap", "overlay", "page"],
+    "modalities.image.preprocess": None,
+    "models.description": ["Description"],
+    "models.load": ["load"],
+    "models.sklearn": None,
+}
+"""Where the names come from that stand directly under `pellucid`; every method of `explainers/` is added by itself."""
+
+
+def exported(module: Path) -> list[str]:
+    """The names in a module's __all__, read without importing it."""
+    for node in ast.parse(module.read_text()).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            return [str(name) for name in ast.literal_eval(node.value)]
+    return []
+
+
+def stub() -> str:
+    """The text of `__init__.pyi`."""
+    modules = dict(PUBLIC)
+    for path in sorted((PACKAGE / "explainers").glob("[a-z]*.py")):
+        modules[f"explainers.{path.stem}"] = None
+    lines = ["# Written by `make generate` from each module's __all__. Do not edit.", ""]
+    names = []
+    for module in sorted(modules):
+        chosen = modules[module] or exported(PACKAGE / f"{module.replace('.', '/')}.py")
+        lines += [f"from .{module} import {name} as {name}" for name in chosen]
+        names += chosen
+    if len(set(names)) != len(names):
+        raise SystemExit(f"Two modules give the same public name: {sorted(n for n in names if names.count(n) > 1)}")
+    return "\n".join(lines) + "\n"
+
+
+def table() -> str:
+    """The methods with their four axes, cost and source, as the cards say."""
+    from pellucid.catalogue import registered
+
+    head = "| method | name | scope | access | stage | applicability | passes for one input | source |\n"
+    head += "|---|---|---|---|---|---|---|---|\n"
+    rows = []
+    for method in registered().values():
+        card = method().card
+        axes = f"{card.scope} | {card.access} | {card.stage} | {card.applicability}"
+        rows.append(f"| {card.title} | `{card.name}` | {axes} | {card.cost} | {card.reference} |")
+    return head + "\n".join(rows) + "\n"
+
+
+def filled(path: Path, mark: str, text: str) -> str:
+    """The file with what stands between its two marks replaced."""
+    start, end = f"<!-- {mark} -->\n", f"<!-- end {mark} -->"
+    whole = path.read_text()
+    before, _, rest = whole.partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"{path} has no place marked {mark!r}.")
+    return before + start + text + end + after
+
+
+def main() -> None:
+    """Write, or with --check compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is stale")
+    check = parser.parse_args().check
+    stale = []
+    for path, make in [
+        (PACKAGE / "__init__.pyi", stub),
+        (ROOT / "README.md", lambda: filled(ROOT / "README.md", "methods", table())),
+        (ROOT / "docs" / "methods.md", lambda: filled(ROOT / "docs" / "methods.md", "methods", table())),
+    ]:
+        text = make()
+        if path.exists() and path.read_text() == text:
+            continue
+        stale.append(path.relative_to(ROOT))
+        if not check:
+            path.write_text(text)
+    if check and stale:
+        sys.exit(f"Stale: {', '.join(map(str, stale))}. Run `make generate`.")
+    print("generated files are fresh" if not stale else f"wrote {', '.join(map(str, stale))}")
+
+
+if __name__ == "__main__":
+    main()
