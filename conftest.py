@@ -1,4 +1,4 @@
-"""Executes the code blocks of README and docs: Python in one namespace a page, `pellucid` commands in a folder of its own."""
+"""Executes the code blocks of README and docs: Python, and `pellucid` commands, in a folder with what they speak of."""
 
 import os
 import re
@@ -29,7 +29,9 @@ def _run_commands(example: Example) -> None:
         command = re.sub(r"\s+#.*$", "", line)
         if not command.startswith("pellucid "):
             continue
-        words = [str(p) for word in shlex.split(command)[1:] for p in (sorted(Path().glob(word)) if "*" in word else [word])]
+        words = [
+            str(p) for word in shlex.split(command)[1:] for p in (sorted(Path().glob(word)) if "*" in word else [word])
+        ]
         arguments = [*words, "--force"] if words[0] in ("explain", "compare") else words
         result = CliRunner().invoke(cli, arguments)
         if result.exit_code:

@@ -35,7 +35,7 @@ class Power(nn.Module):
 
 
 class Quadratic(nn.Module):
-    """f(x) = sum_j c_j x_j^2 / 2 + other class 0: gradient c x, linear in x, so the mean over noise is exactly normal."""
+    """f(x) = sum_j c_j x_j^2 / 2 beside a class 0: gradient c x, linear in x, so its mean over noise is normal."""
 
     def __init__(self, c: Tensor) -> None:
         super().__init__()

@@ -9,9 +9,9 @@ def test_every_method_is_found_by_its_name_however_it_is_written():
 
 
 def test_an_unknown_name_lists_the_near_ones():
-    with pytest.raises(pl.ArgumentError, match="Did you mean smooth-grad"):
+    with pytest.raises(pl.ArgumentError, match=r"Did you mean smooth-grad"):
         find("smoth-grad")
-    with pytest.raises(pl.ArgumentError, match="linear-explanation"):
+    with pytest.raises(pl.ArgumentError, match=r"linear-explanation"):
         find("zzz")
 
 
@@ -43,7 +43,7 @@ def test_the_taxonomys_reference_comes_out_of_the_query():
 
 @pytest.mark.doors
 def test_values_that_an_axis_does_not_have_are_refused():
-    with pytest.raises(pl.ArgumentError, match="`scope` is one of 'local', 'global'. Got 'everywhere'"):
+    with pytest.raises(pl.ArgumentError, match=r"`scope` is one of 'local', 'global'. Got 'everywhere'"):
         pl.methods(scope="everywhere")
 
 

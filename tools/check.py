@@ -57,10 +57,11 @@ def main() -> None:
         if Path(step.command[0]).is_absolute():
             command = step.command
         # The output is passed on as it comes and kept, to count what ran.
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-            assert process.stdout is not None
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
             lines = []
-            for line in process.stdout:
+            for line in process.stdout or []:
                 print(line, end="", flush=True)
                 lines.append(line)
         text = "".join(lines)

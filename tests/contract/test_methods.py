@@ -8,13 +8,13 @@ from dataclasses import FrozenInstanceError, fields, replace
 import numpy as np
 import pytest
 import torch
+from tests.oracles import Constant, Raising, conv_net, uniform
 from torch import nn
 
 import pellucid as pl
 from pellucid.catalogue import registered
 from pellucid.core.explainer import Explainer
 from pellucid.core.recipe import decode, encode
-from tests.oracles import Constant, Raising, conv_net, uniform
 
 
 def _small(method: type) -> pl.Explainer:
@@ -127,8 +127,7 @@ def test_the_network_is_as_it_was_after_an_error(explain, calls):
     net = Raising(calls)
     before, state = snapshot(net), global_random_state()
     with pytest.raises(pl.ModelError, match="the network broke"):
-        for _ in range(3):
-            explain(pl.TorchModel(net), uniform(2, 4))
+        [explain(pl.TorchModel(net), uniform(2, 4)) for _ in range(3)]
     assert_same(before, snapshot(net))
     assert state == global_random_state()
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tests.oracles import Linear, conv_net, uniform
 
 import pellucid as pl
-from tests.oracles import Linear, conv_net, uniform
 
 NET = conv_net()
 X = uniform(3, 3, 9, 9)
@@ -109,14 +109,14 @@ def test_it_runs_again_as_it_was_run():
 
 
 def test_other_weights_are_refused(a):
-    with pytest.raises(pl.RecipeError, match="computed with weights"):
+    with pytest.raises(pl.RecipeError, match=r"computed with weights"):
         a.reproduce(pl.TorchModel(conv_net(seed=1)), X)
 
 
 def test_other_inputs_are_refused(a):
-    with pytest.raises(pl.RecipeError, match="Was another file read"):
+    with pytest.raises(pl.RecipeError, match=r"Was another file read"):
         a.reproduce(pl.TorchModel(NET), X + 1e-3)
-    with pytest.raises(pl.ArgumentError, match="pass them"):
+    with pytest.raises(pl.ArgumentError, match=r"pass them"):
         a.reproduce(pl.TorchModel(NET))
 
 
@@ -128,18 +128,18 @@ def test_a_global_explanation_runs_again_without_inputs():
 
 @pytest.mark.doors
 def test_files_that_are_no_attribution_are_refused_in_words(tmp_path, a):
-    with pytest.raises(pl.RecipeError, match="not a readable safetensors file"):
+    with pytest.raises(pl.RecipeError, match=r"not a readable safetensors file"):
         pl.Attribution.load(tmp_path / "missing")
     (tmp_path / "text").write_text("hello, this is text and not a tensor file")
-    with pytest.raises(pl.RecipeError, match="not a readable safetensors file"):
+    with pytest.raises(pl.RecipeError, match=r"not a readable safetensors file"):
         pl.Attribution.load(tmp_path / "text")
     save_file({"w": torch.ones(1)}, str(tmp_path / "other"))
-    with pytest.raises(pl.RecipeError, match="not one that Attribution.save wrote"):
+    with pytest.raises(pl.RecipeError, match=r"not one that Attribution.save wrote"):
         pl.Attribution.load(tmp_path / "other")
     save_file({"w": torch.ones(1)}, str(tmp_path / "damaged"), metadata={"pellucid": '{"format": 1}'})
-    with pytest.raises(pl.RecipeError, match="damaged"):
+    with pytest.raises(pl.RecipeError, match=r"damaged"):
         pl.Attribution.load(tmp_path / "damaged")
-    with pytest.raises(pl.OutputError, match="cannot be written"):
+    with pytest.raises(pl.OutputError, match=r"cannot be written"):
         a.save(tmp_path / "no" / "such" / "folder")
 
 

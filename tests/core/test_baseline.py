@@ -1,8 +1,8 @@
 import torch
+from tests.oracles import uniform
 
 import pellucid as pl
 from pellucid.core.recipe import decode, encode
-from tests.oracles import uniform
 
 
 def test_zeros_and_constants_fill_the_shape():

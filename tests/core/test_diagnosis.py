@@ -1,9 +1,9 @@
 import pytest
 import torch
+from tests.oracles import Constant, Linear, conv_net, uniform
 from torch import nn
 
 import pellucid as pl
-from tests.oracles import Constant, Linear, conv_net, uniform
 
 GRADIENT = pl.SimpleGradient()
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from tests.oracles import uniform
 
 from pellucid.core.estimate import BATCHES, Mean, Samples, Variance
-from tests.oracles import uniform
 
 
 def stream_of(values: torch.Tensor, at_once: int = 7) -> Samples:
@@ -94,7 +94,9 @@ def test_many_inputs_share_a_call():
 def test_progress_counts_every_sample_once():
     seen = []
     values = uniform(3, 10, 2)
-    samples = Samples(3, 10, 4, lambda c, i: values[c, i.start : i.stop], lambda done, total: seen.append((done, total)))
+    samples = Samples(
+        3, 10, 4, lambda c, i: values[c, i.start : i.stop], lambda done, total: seen.append((done, total))
+    )
     Mean().estimate(samples)
     assert seen[-1] == (30, 30)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})

@@ -1,8 +1,8 @@
 import pytest
 import torch
+from tests.oracles import Linear, conv_net, uniform
 
 import pellucid as pl
-from tests.oracles import Linear, conv_net, uniform
 
 
 def test_an_input_keeps_its_sources_and_views():
@@ -51,7 +51,7 @@ def test_a_key_may_be_a_word_or_a_key():
 
 @pytest.mark.doors
 def test_other_keys_and_models_are_refused_in_words():
-    with pytest.raises(pl.ArgumentError, match="`key` is a pl.Key or a word"):
+    with pytest.raises(pl.ArgumentError, match=r"`key` is a pl.Key or a word"):
         pl.SimpleGradient()(pl.TorchModel(conv_net()), uniform(1, 3, 9, 9), key=3)
     with pytest.raises(pl.ArgumentError, match=r"Wrap a network as pl.TorchModel\(net\)"):
         pl.SimpleGradient()(conv_net(), uniform(1, 3, 9, 9))

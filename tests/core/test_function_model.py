@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from tests.oracles import uniform
 
 import pellucid as pl
-from tests.oracles import uniform
 
 
 def test_numpy_and_torch_functions_give_the_same_prediction():

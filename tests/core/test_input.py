@@ -1,8 +1,8 @@
 import pytest
 import torch
+from tests.oracles import uniform
 
 import pellucid as pl
-from tests.oracles import uniform
 
 
 def test_a_bare_tensor_gets_names():

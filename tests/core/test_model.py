@@ -2,10 +2,10 @@ import threading
 
 import pytest
 import torch
+from tests.oracles import Constant, Linear, Recorder, conv_net, uniform
 from torch import nn
 
 import pellucid as pl
-from tests.oracles import Constant, Linear, Recorder, conv_net, uniform
 
 
 def test_prediction_runs_in_evaluation_mode_and_restores():
@@ -89,7 +89,7 @@ def test_a_tensor_is_picked_out_of_a_dict_or_tuple(select):
     assert torch.equal(pl.TorchModel(Wrapped(), select=select).predict(x).outputs, x)
     with pytest.raises(pl.ModelError, match=r"select='aux'|select=0"):
         pl.TorchModel(Wrapped()).predict(x)
-    with pytest.raises(pl.ModelError, match="no tensor at 'nope'"):
+    with pytest.raises(pl.ModelError, match=r"no tensor at 'nope'"):
         pl.TorchModel(Wrapped(), select="nope").predict(x)
 
 
@@ -169,13 +169,13 @@ def test_wrong_models_are_refused_in_words(make, words):
 
 @pytest.mark.doors
 def test_labels_that_do_not_fit_are_counted():
-    with pytest.raises(pl.ArgumentError, match="one label for each of the model's 3 outputs, but got 2"):
+    with pytest.raises(pl.ArgumentError, match=r"one label for each of the model's 3 outputs, but got 2"):
         pl.TorchModel(nn.Identity(), labels=["a", "b"]).predict(uniform(1, 3))
 
 
 @pytest.mark.doors
 def test_a_model_without_preprocessing_reads_nothing():
-    with pytest.raises(pl.ModelError, match="preprocess=pl.ImagePreprocess"):
+    with pytest.raises(pl.ModelError, match=r"preprocess=pl.ImagePreprocess"):
         pl.TorchModel(nn.Identity()).read("cat.jpg")
 
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from tests.oracles import uniform
 
 import pellucid as pl
 from pellucid.core.random import Key, normal
-from tests.oracles import uniform
 
 
 def test_golden_noise():

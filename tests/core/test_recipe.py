@@ -44,7 +44,9 @@ def test_settings_that_the_class_does_not_take_are_refused(settings):
 
 
 def test_a_recipe_is_the_same_bytes_again():
-    recipe = Recipe(explainer={"type": "X"}, targets=[], inputs=[], keys=[], weights="w", model="m", run={"b": 1, "a": 2})
+    recipe = Recipe(
+        explainer={"type": "X"}, targets=[], inputs=[], keys=[], weights="w", model="m", run={"b": 1, "a": 2}
+    )
     assert recipe.to_json() == Recipe.from_json(recipe.to_json()).to_json()
     assert '"a":2,"b":1' in recipe.to_json()
 

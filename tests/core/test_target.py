@@ -1,11 +1,11 @@
 import pytest
 import torch
+from tests.oracles import uniform
 
 import pellucid as pl
 from pellucid.core.label import Labels
 from pellucid.core.prediction import OutputKind, Prediction
 from pellucid.core.target import Targets, settle
-from tests.oracles import uniform
 
 LABELS = Labels(("cat", "dog", "crane", "crane"))
 LOGITS = torch.tensor([[0.0, 1.0, 2.0, 3.0], [5.0, 1.0, 2.0, 3.0]])
@@ -50,7 +50,7 @@ def test_wrong_targets_are_refused_in_words(spec, words):
 
 @pytest.mark.doors
 def test_a_negative_class_is_no_target():
-    with pytest.raises(pl.ArgumentError, match="`index` is a whole number, 0 or more. Got -1"):
+    with pytest.raises(pl.ArgumentError, match=r"`index` is a whole number, 0 or more. Got -1"):
         pl.ClassScore(-1)
 
 
@@ -75,12 +75,12 @@ def test_probability_and_log_probability_of_logits_and_of_probabilities():
 
 @pytest.mark.parametrize("target", [pl.Probability(0), pl.LogProb(0)])
 def test_a_regression_has_no_probability(target):
-    with pytest.raises(pl.TargetError, match="the model is a regression"):
+    with pytest.raises(pl.TargetError, match=r"the model is a regression"):
         target.score(LOGITS, OutputKind.REGRESSION)
 
 
 def test_a_regression_with_several_outputs_has_no_top_class():
-    with pytest.raises(pl.TargetError, match="no top class"):
+    with pytest.raises(pl.TargetError, match=r"no top class"):
         settle(None, Prediction(LOGITS, OutputKind.REGRESSION, LABELS))
 
 

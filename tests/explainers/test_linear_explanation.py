@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from tests.oracles import Linear, uniform
 from torch import nn
 
 import pellucid as pl
-from tests.oracles import Linear, uniform
 
 
 def test_a_linear_network_gives_its_weights_a_row_an_output():
@@ -17,12 +17,12 @@ def test_a_linear_network_gives_its_weights_a_row_an_output():
 
 
 def test_a_network_that_is_not_linear_is_refused():
-    with pytest.raises(pl.MissingNeed, match="one torch.nn.Linear"):
+    with pytest.raises(pl.MissingNeed, match=r"one torch.nn.Linear"):
         pl.LinearExplanation()(pl.TorchModel(nn.Sequential(nn.Linear(2, 2), nn.ReLU())))
 
 
 def test_a_black_box_is_refused():
-    with pytest.raises(pl.MissingNeed, match="needs weights"):
+    with pytest.raises(pl.MissingNeed, match=r"needs weights"):
         pl.LinearExplanation()(pl.FunctionModel(lambda rows: rows))
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
+from tests.oracles import Linear, Power, conv_net, uniform
 
 import pellucid as pl
-from tests.oracles import Linear, Power, conv_net, uniform
 
 
 def test_linear_network_gives_its_weights():

@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.oracles import Linear, Power, Quadratic, conv_net, uniform
 
 import pellucid as pl
 from pellucid.core.random import Key, normal
-from tests.oracles import Linear, Power, Quadratic, conv_net, uniform
 
 X = torch.linspace(-1, 1, 8, dtype=torch.float64)[None]
 SIGMA = 0.15 * 2.0  # noise level 0.15 of a range of 2
@@ -57,7 +57,9 @@ def test_it_is_the_mean_over_the_very_copies_of_the_stream():
 def test_the_target_is_settled_on_the_clean_input():
     """At x = 0.1 class 1 wins by little; most noisy copies would choose class 0, whose gradient has another sign."""
     net = Linear(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
-    a = pl.SmoothGrad(noise_level=pl.NoiseLevel.absolute(5.0), n_samples=20)(pl.TorchModel(net), torch.tensor([[0.1, 3]]))
+    a = pl.SmoothGrad(noise_level=pl.NoiseLevel.absolute(5.0), n_samples=20)(
+        pl.TorchModel(net), torch.tensor([[0.1, 3]])
+    )
     assert a.target == pl.ClassScore(1)
     assert a.scores.tolist() == [[1.0, 0.0]]
 

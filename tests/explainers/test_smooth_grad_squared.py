@@ -1,7 +1,7 @@
 import torch
+from tests.oracles import Power
 
 import pellucid as pl
-from tests.oracles import Power
 
 X = torch.linspace(-1, 1, 8, dtype=torch.float64)[None]
 S = 0.3

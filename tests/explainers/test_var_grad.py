@@ -1,8 +1,8 @@
 import pytest
 import torch
+from tests.oracles import Linear, Power, Quadratic, uniform
 
 import pellucid as pl
-from tests.oracles import Linear, Power, Quadratic, uniform
 
 X = torch.linspace(-1, 1, 8, dtype=torch.float64)[None]
 S = 0.3

@@ -1,58 +1,49 @@
 """Hostile archives: each runs its code in torch alone, and none here. What runs makes a folder, the marker."""
 
+import contextlib
 import io
 import json
+import logging
 import os
 import pickle
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pellucid.errors import ModelError, UntrustedModel
 from pellucid.models.exported import read_program
-from pellucid.models.pt2_screen import Refused, _expression, _operator
 
-Records = dict[str, bytes]
 GRAPH = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"
 CONSTANTS = "data/constants/model_constants_config.json"
-SIZE = "Symbol('s77', positive=True, integer=True)"
+SIZE = "Symbol('s7', positive=True, integer=True)"
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).relu().mean((2, 3)))
 
 
 @pytest.fixture(scope="module")
 def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Records:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)).eval()
+    net = Net().eval()
     path = tmp_path_factory.mktemp("ordinary") / "net.pt2"
     program = torch.export.export(net, (torch.zeros(2, 3, 4, 4),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, path)
     with ZipFile(path) as archive:
-        records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
-    assert SIZE in records[GRAPH].decode()
-    return records
-
-
-def written(path: Path, records: Records, root: str = "net/") -> Path:
-    with ZipFile(path, "w") as archive:
-        for name, content in records.items():
-            archive.writestr(root + name, content)
-    return path
-
-
-def edited(records: Records, name: str, change: Callable[[Any], None]) -> None:
-    value = json.loads(records[name])
-    change(value)
-    records[name] = json.dumps(value).encode()
-
-
-def replaced(records: Records, old: str, new: str) -> None:
-    assert json.dumps(old)[1:-1] in records[GRAPH].decode()
-    records[GRAPH] = records[GRAPH].decode().replace(json.dumps(old)[1:-1], json.dumps(new)[1:-1]).encode()
+        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
 
 
 class Marking:
@@ -93,12 +84,13 @@ def opaque_object(records: Records, marker: Path) -> None:
 
 
 def symbolic_size(records: Records, marker: Path) -> None:
-    replaced(records, SIZE, call(marker))
+    records[GRAPH], count = re.subn(rb"Symbol\('s\d+', [^)]*\)", call(marker).encode(), records[GRAPH])
+    assert count
 
 
 def argument_name(records: Records, marker: Path) -> None:
-    records[GRAPH] = records[GRAPH].replace(b'"input"', json.dumps(f"input={call(marker)}").encode())
-    assert str(marker).encode() in records[GRAPH]
+    records[GRAPH], count = re.subn(rb'"x"', json.dumps(f"x={call(marker)}").encode(), records[GRAPH])
+    assert count
 
 
 def output(context: object) -> Callable[[Any], None]:
@@ -142,7 +134,7 @@ def operator_of_files(records: Records, marker: Path) -> None:
         graph["tensor_values"]["made"] = graph["tensor_values"][bias]
         graph["nodes"][-1]["inputs"][2]["arg"] = made
         node = {**graph["nodes"][-1], "target": "torch.ops.aten.from_file.default", "inputs": inputs, "outputs": [made]}
-        graph["nodes"].insert(0, {**node, "name": "made"})
+        graph["nodes"].insert(-1, {**node, "name": "made"})
 
     edited(records, GRAPH, change)
 
@@ -157,7 +149,7 @@ def format_of_2_7(records: Records, marker: Path) -> None:
 
 
 RUNS = [
-    (tensor_as_pickle, "the tensor '0.weight' is a pickle"),
+    (tensor_as_pickle, "the tensor 'conv.weight' is a pickle"),
     (weights_as_pickle, "'data/weights/model.pt' is a pickle"),
     (constants_as_pickle, "'data/constants/model.pt' is a pickle"),
     (opaque_object, "'data/constants/opaque_obj_0' is a pickle"),
@@ -168,6 +160,16 @@ RUNS = [
     (operator_of_files, "the field 'as_string' of 'filename'"),
     (format_of_2_7, "the format of torch 2.7"),
 ]
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Without what torch tells about old and broken files; one of its messages breaks its own formatting."""
+    logging.disable()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logging.disable(logging.NOTSET)
 
 
 def hostile(change: Callable[[Records, Path], None], records: Records, folder: Path) -> tuple[Path, Path]:
@@ -198,12 +200,8 @@ def test_the_same_code_runs_where_the_file_is_trusted(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     path, marker = hostile(change, ordinary, tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            read_program(path, trust=True).network(torch.zeros(2, 3, 4, 4))
-        except ModelError:
-            pass  # it ran before torch saw that what it made is no tensor
+    with silence(), contextlib.suppress(ModelError):  # it ran before torch saw that what it made is no tensor
+        read_program(path, trust=True).network(torch.zeros(2, 3, 4, 4))
     assert marker.exists()
 
 
@@ -214,8 +212,7 @@ def test_sample_inputs_and_guards_are_left_out(ordinary: Records, tmp_path: Path
     path = written(tmp_path / "net.pt2", records)
     assert read_program(path).network(torch.zeros(2, 3, 4, 4)).shape == (2, 2)
     assert not marker.exists()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with silence():
         torch.export.load(path)
     assert marker.exists()
 
@@ -281,51 +278,3 @@ def test_a_description_may_not_be_endless(ordinary: Records, tmp_path: Path) -> 
 def test_a_damaged_description_is_told(graph: bytes, ordinary: Records, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="damaged, or not for torch"):
         read_program(written(tmp_path / "net.pt2", {**ordinary, GRAPH: graph}))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [SIZE, f"Mul(Integer(4), FloorDiv(Add({SIZE}, Integer(-1)), Integer(2)))", "2*s0 // 3 >= 1", "Max(1, s0)"]
-    + ["Float('0.5', precision=53)", "Equality(Mod(s0, 2), 0)"],
-)
-def test_arithmetic_is_a_size(text: str) -> None:
-    assert eval(_expression(text), {}, Everything()) == eval(text, {}, Everything())  # noqa: S307  # names are inert
-
-
-class Everything(dict[str, Any]):
-    """Every name, as something that notes how it was used."""
-
-    def __missing__(self, name: str) -> Any:
-        return Name(name)
-
-
-class Name(str):
-    def __call__(self, *args: object, **kwargs: object) -> "Name":
-        return Name(f"{self}{args}{kwargs}")
-
-    __slots__ = ()
-    __mul__ = __rmul__ = __floordiv__ = __ge__ = lambda self, other: Name(f"({self} {other})")  # type: ignore[assignment]
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["open('marker')", "s0.__class__", "[s0 for s0 in ()]", "lambda: s0", "Symbol('open(1)')", "Symbol(*s0)"]
-    + ["Symbol('s0').func(1)", "f'{s0}'", "(s0 := 1)", "s0[0]", "Add(s0, name=1)", "sympify('1')", "1 if s0 else 2"]
-    + ["b'0'", "9" * 30, "s0;s0", "", "(" * 500, "s0+" * 1_000 + "s0", "Integer(1)(2)", "__import__('os')"],
-)
-def test_anything_else_is_no_size(text: str) -> None:
-    with pytest.raises(Refused):
-        _expression(text)
-
-
-@pytest.mark.parametrize(
-    "target",
-    ["torch.ops.aten.save.default", "torch.ops.aten.manual_seed.int", "torch.ops.aten.relu.__class__"]
-    + ["torch.ops.aten.__class__.mro", "torch.ops.aten.relu", "torch.ops.aten.nothing.default", "torch.load"]
-    + ["torch.ops.aten.fbgemm_linear_fp16_weight.default", "torch.ops.aten._nested_view_from_buffer.default"]
-    + ["torch.ops.load_library", "torch.ops.prim.device.default", "_operator.attrgetter", "math.comb", "#ext:name"]
-    + ["torch.ops.higher_order.wrap", "torch.ops.aten.relu.default\n", "print"],
-)
-def test_other_operators_are_refused(target: str) -> None:
-    with pytest.raises(Refused, match="none of those"):
-        _operator(target)

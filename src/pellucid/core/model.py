@@ -338,9 +338,7 @@ def _device(name: str | torch.device) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch asserts that CUDA was compiled in
         reason = str(error).partition("\n")[0]
-        raise ArgumentError(
-            f"`device` is one of this machine, such as cpu or cuda. Got {name!r}: {reason}"
-        ) from error
+        raise ArgumentError(f"`device` is one of this machine, such as cpu or cuda. Got {name!r}: {reason}") from error
 
 
 @contextmanager

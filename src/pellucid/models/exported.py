@@ -87,6 +87,9 @@ def read_program(path: Path, *, trust: bool = False, device: torch.device | str 
     _check_kind(path)
     try:
         program = torch.export.load(path if trust else screened_copy(path))
+        if trust or torch.device(device) != torch.device("cpu"):
+            program = move_to_device_pass(program, device)
+        network = _network(program)
     except Refused as refused:
         raise UntrustedModel(
             f"{path}: {refused}. Expected only what torch.export.save writes: tensors as bytes, and a graph of ATen"
@@ -98,9 +101,7 @@ def read_program(path: Path, *, trust: bool = False, device: torch.device | str 
         ) from error
     shape, batches = _inputs(program, path)
     _check_inference(program, path)
-    if trust or torch.device(device) != torch.device("cpu"):
-        program = move_to_device_pass(program, device)
-    return Exported(_network(program).eval(), shape, batches)
+    return Exported(network.eval(), shape, batches)
 
 
 def check_dynamic_batch(exported: Exported) -> None:

@@ -20,9 +20,7 @@ from torch.export.pt2_archive import PT2ArchiveWriter
 
 __all__ = ["Refused", "screened_copy"]
 
-_ENTRIES = 100_000
-_JSON_BYTES = 64 << 20
-_SIZE_CHARACTERS = 2_000
+_ENTRIES, _JSON_BYTES, _SIZE_CHARACTERS = 100_000, 64 << 20, 2_000
 _GRAPH = "models/model.json"
 _TENSORS = {"data/weights": "model_weights_config.json", "data/constants": "model_constants_config.json"}
 _RECORDS = (

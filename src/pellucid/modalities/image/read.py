@@ -7,7 +7,6 @@
 - Whatever changes the pixels beyond decoding and turning them upright is said in the notes.
 """
 
-import io
 import os
 import re
 import stat
@@ -24,7 +23,6 @@ from PIL import (
     ExifTags,
     GifImagePlugin,
     Image,
-    ImageCms,
     ImageFile,
     ImageOps,
     Jpeg2KImagePlugin,
@@ -37,6 +35,7 @@ from PIL import (
 
 from pellucid.core.checks import check_count
 from pellucid.errors import ArgumentError, InputError, PellucidError
+from pellucid.modalities.image.colour import reason, to_srgb
 
 __all__ = ["Picture", "PictureSource", "read_picture"]
 
@@ -67,11 +66,6 @@ _OTHERS = {  # what else people take for a picture
     rb"\x93NUMPY": "a NumPy file, for numpy.load",
     rb"[\t\n\r -~\x80-\xff]+\Z": "a text file",
     rb"\Z": "empty (0 bytes)",
-}
-_PROFILED = {  # by the colour space of an ICC profile: the mode to convert from, and the modes that may become it
-    "RGB ": ("RGB", ("RGB", "RGBX", "P", "YCbCr", "HSV", "L", "1")),
-    "GRAY": ("L", ("L", "1")),
-    "CMYK": ("CMYK", ("CMYK",)),
 }
 
 
@@ -125,7 +119,7 @@ def _from_array(array: np.ndarray) -> Picture:
     notes: list[str] = []
     eight = _eight_bits(array, "The array", notes)
     image = Image.fromarray(np.ascontiguousarray(eight[..., 0] if eight.shape[2:] == (1,) else eight))
-    return Picture("array", np.array(_rgb(image, notes)), tuple(notes))
+    return Picture("array", np.array(to_srgb(image, notes)), tuple(notes))
 
 
 def _from_file(path: str, max_pixels: int) -> Picture:
@@ -140,7 +134,7 @@ def _from_file(path: str, max_pixels: int) -> Picture:
                 return _from_pillow(reader(file), path, repr(path), max_pixels)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path!r} cannot be opened ({_reason(error)}). Check the path and the permission to read it."
+            f"{path!r} cannot be opened ({reason(error)}). Check the path and the permission to read it."
         ) from error
 
 
@@ -159,12 +153,7 @@ def _decoding(subject: str, to_do: str) -> Iterator[None]:
     except (PellucidError, MemoryError):
         raise
     except Exception as error:  # a damaged file makes Pillow's parsers raise nearly anything, AssertionError included
-        raise InputError(f"{subject} cannot be decoded ({_reason(error)}). {to_do}") from error
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()).rstrip(".") or type(error).__name__
+        raise InputError(f"{subject} cannot be decoded ({reason(error)}). {to_do}") from error
 
 
 def _from_pillow(image: Image.Image, name: str, subject: str, max_pixels: int) -> Picture:
@@ -180,11 +169,11 @@ def _from_pillow(image: Image.Image, name: str, subject: str, max_pixels: int) -
     try:
         upright = ImageOps.exif_transpose(image)
     except Exception as error:  # noqa: BLE001  # as above, and the pixels are sound
-        notes.append(f"EXIF data unreadable ({_reason(error)}): not turned")
+        notes.append(f"EXIF data unreadable ({reason(error)}): not turned")
         upright = image
     if upright.mode == "F" or upright.mode.startswith("I"):
         upright = _narrowed(upright, subject, notes)
-    return Picture(name, np.array(_rgb(upright, notes)), tuple(notes))
+    return Picture(name, np.array(to_srgb(upright, notes)), tuple(notes))
 
 
 def _notes_before_decoding(image: Image.Image) -> list[str]:
@@ -246,50 +235,3 @@ def _eight_bits(values: np.ndarray, subject: str, notes: list[str]) -> UInt8[np.
         f"{subject} is of uint8, uint16 or a floating-point type from 0 to 1. Got {values.dtype}. "
         "Write array.astype(numpy.uint8) if the values run from 0 to 255."
     )
-
-
-def _rgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    """`image`, of 8 bits, in the colours of sRGB, on white where it is transparent."""
-    alpha = None
-    if image.has_transparency_data:
-        image = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
-        alpha = image.getchannel("A")
-        image = image.convert(image.mode[:-1])
-    colours = _srgb(image, notes)
-    if alpha is None or np.asarray(alpha).min() == 255:
-        return colours
-    notes.append("transparent parts on white")
-    return Image.composite(colours, Image.new("RGB", colours.size, "white"), alpha)
-
-
-def _srgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    if data := image.info.get("icc_profile"):
-        try:
-            return _by_profile(image, ImageCms.ImageCmsProfile(io.BytesIO(data)), notes)
-        except (ImageCms.PyCMSError, OSError, TypeError, ValueError) as error:
-            notes.append(f"colour profile not used ({_reason(error)})")
-    if image.mode in ("CMYK", "LAB"):
-        notes.append(f"{image.mode} converted to RGB without a colour profile")
-    return image.convert("RGB")
-
-
-def _by_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile, notes: list[str]) -> Image.Image:
-    space = profile.profile.xcolor_space
-    mode, modes = _PROFILED.get(space, ("", ()))
-    if image.mode not in modes:
-        raise ValueError(f"it is for {space.strip()}, the pixels are {image.mode}")
-    transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
-    if mode != "CMYK" and _moves_nothing(transform, mode):
-        return image.convert("RGB")
-    description = " ".join((profile.profile.profile_description or "without a name").split())
-    notes.append(f"colours converted to sRGB from the profile {description!r}")
-    return transform.apply(image.convert(mode))
-
-
-def _moves_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether the profile is sRGB, whatever its name: then rounding, up to 2 levels, must not touch the pixels."""
-    levels = np.linspace(0, 255, 9).astype(np.uint8)
-    grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)
-    before = Image.fromarray(grid).convert(mode)
-    moved = np.asarray(transform.apply(before)).astype(int) - np.asarray(before.convert("RGB"))
-    return bool(np.abs(moved).max() <= 2)
