@@ -10,8 +10,8 @@ import pytest
 import pellucid
 
 PACKAGE = Path(pellucid.__file__).parent
-ORDER = ["errors", "core", "explainers", "metrics", "modalities", "models", "audit", "study", "catalogue", "report", "web",
-         "cli"]  # fmt: skip
+ORDER = ["errors", "core", "explainers", "metrics", "modalities", "models", "audit", "study", "catalogue", "report",
+         "web", "cli"]  # fmt: skip
 
 # Within a folder each file may import those before it in this list.
 SIBLINGS = {

@@ -55,9 +55,10 @@ def test_a_negative_class_is_no_target():
 
 
 def test_rows_with_mixed_targets_keep_their_order():
-    targets = Targets((pl.ClassScore(1), pl.Margin(3, 0), pl.ClassScore(1), pl.LogProb(0)), OutputKind.LOGITS)
-    outputs = uniform(4, 4)
-    expected = [targets.each[i].score(outputs[i : i + 1], OutputKind.LOGITS)[0] for i in range(4)]
+    score, margin, log_prob = pl.ClassScore(1), pl.Margin(3, 0), pl.LogProb(0)
+    targets = Targets((score, margin, log_prob, score, margin), OutputKind.LOGITS)
+    outputs = uniform(5, 4)
+    expected = [targets.each[i].score(outputs[i : i + 1], OutputKind.LOGITS)[0] for i in range(5)]
     torch.testing.assert_close(targets.score(outputs), torch.stack(expected))
 
 

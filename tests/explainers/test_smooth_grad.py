@@ -64,6 +64,11 @@ def test_the_target_is_settled_on_the_clean_input():
     assert a.scores.tolist() == [[1.0, 0.0]]
 
 
+def test_the_copies_of_each_input_keep_its_target():
+    a = pl.SmoothGrad(n_samples=3)(CUBIC, torch.cat([X, X]), target=[0, 1], key="pair")
+    torch.testing.assert_close(a.scores[1], 2 * a.scores[0], rtol=1e-12, atol=0)
+
+
 def test_a_seed_gives_its_map_again_and_another_seed_another():
     model, x = pl.TorchModel(conv_net()), uniform(1, 3, 9, 9)
     first, again, other = (pl.SmoothGrad(n_samples=6, seed=s)(model, x).scores for s in (1, 1, 2))

@@ -9,6 +9,7 @@ from zipfile import ZipFile
 
 import pytest
 import torch
+from programs import BATCH, SIDES, Answer, Conv, Dictionary, Odds, Recurrent, Transformer, exported, noise, saved
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 

@@ -1,9 +1,18 @@
-"""What may stand for a size, which sympy evaluates, and for an operator, which torch looks up by its attributes."""
+"""What a text may say: a size, which sympy evaluates, an operator, which torch looks up by its attributes, and any."""
 
 import ast
+import contextlib
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from programs import BATCH, Odds, exported, noise, records_of, saved, written
 
+from pellucid.errors import ModelError
+from pellucid.models.exported import read_program
 from pellucid.models.pt2_screen import Refused, _expression, _operator
 
 SIZE = "Symbol('s7', positive=True, integer=True)"
@@ -58,3 +67,41 @@ def test_anything_else_is_no_size(text: str) -> None:
 def test_other_operators_are_refused(target: str) -> None:
     with pytest.raises(Refused, match="none of those"):
         _operator(target)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], bool]]:
+    """Where each value and each key of a description is; true for a key."""
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(value, dict):
+            yield (*path, key), True
+        if isinstance(part, dict | list):
+            yield from places(part, (*path, key))
+        else:
+            yield (*path, key), False
+
+
+@pytest.mark.parametrize("form", ["{}", "x={}"])
+@pytest.mark.parametrize("name", ["models/model.json", "data/constants/model_constants_config.json"])
+def test_no_text_runs_wherever_it_stands(name: str, form: str, tmp_path: Path) -> None:
+    records = records_of(saved(tmp_path / "net.pt2", exported(Odds().eval(), noise(2, 3, 8, 8), {0: BATCH})))
+    description, marker = json.loads(records[name]), tmp_path / "marker"
+    code = form.format(f"__import__('os').mkdir('{marker}')")
+    # one place for each field: the last two names of its path
+    found = {(tuple(k for k in path if isinstance(k, str))[-2:], key): path for path, key in places(description)}
+    loaded = 0
+    for (_, key), path in found.items():
+        changed = copy.deepcopy(description)
+        holder = changed
+        for step in path[:-1]:
+            holder = holder[step]
+        if key:
+            holder[code] = holder.pop(path[-1])
+        else:
+            holder[path[-1]] = code
+        with contextlib.suppress(ModelError, RuntimeError):  # an operator may refuse its argument
+            read_program(written(tmp_path / "net.pt2", {**records, name: json.dumps(changed).encode()})).network(
+                noise(2, 3, 8, 8)
+            )
+            loaded += 1
+        assert not marker.exists(), (path, key)
+    assert loaded < len(found) / 4

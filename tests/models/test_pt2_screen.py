@@ -15,7 +15,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
-from torch import Tensor, nn
+from programs import BATCH, Conv, Records, edited, exported, noise, records_of, saved, written
 
 from pellucid.errors import ModelError, UntrustedModel
 from pellucid.models.exported import read_program
@@ -23,27 +23,12 @@ from pellucid.models.exported import read_program
 GRAPH = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"
 CONSTANTS = "data/constants/model_constants_config.json"
-SIZE = "Symbol('s7', positive=True, integer=True)"
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.conv(x).relu().mean((2, 3)))
 
 
 @pytest.fixture(scope="module")
 def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Records:
-    net = Net().eval()
     path = tmp_path_factory.mktemp("ordinary") / "net.pt2"
-    program = torch.export.export(net, (torch.zeros(2, 3, 4, 4),), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.export.save(program, path)
-    with ZipFile(path) as archive:
-        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    return records_of(saved(path, exported(Conv().eval(), noise(2, 3, 4, 4), {0: BATCH})))
 
 
 class Marking:
@@ -123,7 +108,7 @@ def imported_enum(records: Records, marker: Path) -> None:
 
 def operator_of_files(records: Records, marker: Path) -> None:
     """The bias of the last layer becomes a file that the operator makes."""
-    texts = {"as_string": str(marker)}, {"as_bool": True}, {"as_int": 2}
+    texts = {"as_string": str(marker)}, {"as_bool": True}, {"as_int": 5}
     names = "filename", "shared", "size"
     inputs = [{"name": name, "arg": arg, "kind": 1} for name, arg in zip(names, texts, strict=True)]
     made = {"as_tensor": {"name": "made"}}
@@ -149,7 +134,7 @@ def format_of_2_7(records: Records, marker: Path) -> None:
 
 
 RUNS = [
-    (tensor_as_pickle, "the tensor 'conv.weight' is a pickle"),
+    (tensor_as_pickle, "the tensor 'features.0.weight' is a pickle"),
     (weights_as_pickle, "'data/weights/model.pt' is a pickle"),
     (constants_as_pickle, "'data/constants/model.pt' is a pickle"),
     (opaque_object, "'data/constants/opaque_obj_0' is a pickle"),
@@ -166,10 +151,12 @@ RUNS = [
 def silence() -> Iterator[None]:
     """Without what torch tells about old and broken files; one of its messages breaks its own formatting."""
     logging.disable()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logging.disable(logging.NOTSET)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def hostile(change: Callable[[Records, Path], None], records: Records, folder: Path) -> tuple[Path, Path]:
@@ -210,7 +197,7 @@ def test_sample_inputs_and_guards_are_left_out(ordinary: Records, tmp_path: Path
     records["data/sample_inputs/model.pt"] = pickled((Marking(marker),), {})
     edited(records, GRAPH, lambda program: program.update(guards_code=[call(marker)]))
     path = written(tmp_path / "net.pt2", records)
-    assert read_program(path).network(torch.zeros(2, 3, 4, 4)).shape == (2, 2)
+    assert read_program(path).network(torch.zeros(2, 3, 4, 4)).shape == (2, 5)
     assert not marker.exists()
     with silence():
         torch.export.load(path)

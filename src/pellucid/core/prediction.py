@@ -41,7 +41,7 @@ class Prediction:
 
     Example:
         >>> import torch, pellucid as pl
-        >>> model = pl.TorchModel(torch.nn.Identity(), labels=["cat", "dog"])
+        >>> model = pl.TorchModel(torch.nn.Identity(), labels=["cat", "dog"], output="logits")
         >>> [(label, round(p, 3), index) for label, p, index in model.predict(torch.tensor([[0.0, 1.0]])).top(2)]
         [('dog', 0.731, 1), ('cat', 0.269, 0)]
     """

@@ -59,5 +59,5 @@ def _pair(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> tuple[np.ndarray, n
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    limit = np.percentile(np.abs(values), 99)
+    limit = np.percentile(np.abs(values), 99) or np.abs(values).max()  # as drawn: a sparse map up to its largest value
     return np.clip(values / limit, -1, 1) if limit > 0 else values

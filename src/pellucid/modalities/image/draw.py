@@ -1,9 +1,12 @@
 """Pictures of image maps: heatmap, overlay, uncertainty view, and pages of them with captions and a colour bar.
 
-matplotlib is loaded when this file is, which happens when a picture is drawn.
+- A page is laid out in whole pixels and a map enlarged by a whole number, so that no feature is drawn wider than
+  another, as stretching would.
+- matplotlib is loaded when this file is, which happens when a picture is drawn. It gives the colours and sets the text.
 """
 
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 
@@ -25,12 +26,18 @@ from pellucid.core.input import View
 from pellucid.errors import OutputError
 from pellucid.modalities.image.heatmap import CHANNELS, Heatmap
 
-__all__ = ["Drawing", "Panel", "colours", "compose", "hatch", "overlay_pixels"]
+__all__ = ["Drawing", "Panel", "colours", "compose", "inscribed", "overlay_pixels", "reduced"]
 
-_INCH = 3.2
-_DPI = 110
-_GREY = 0.72
-_HATCH = 12  # pixels from one hatch line to the next at 448 pixels
+_DPI = 100
+_SIDE = 448  # pixels of a panel: twice those of most networks' inputs
+_GAP = 32
+_TITLE, _SMALL = 19, 16  # pixels from one line to the next, in titles of 11 points and text of 9
+_BAR = 10
+_BROKEN = (255, 0, 255)  # NaN and infinity: in no scale
+
+# An odd number of colours has one in the middle, so that zero is exactly neutral; inferno's first is not quite black.
+_SIGNED = colormaps["RdBu_r"].resampled(257)
+_UNSIGNED = ListedColormap([(0.0, 0.0, 0.0), *colormaps["inferno"](np.arange(1, 256))[:, :3].tolist()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,122 +89,187 @@ class Panel:
 
 def colours(heat: Heatmap) -> UInt8[np.ndarray, "h w 3"]:
     """The heatmap in colour: black at 0 and bright at the limit; signed maps white at 0, red for, blue against."""
-    scaled = np.clip(heat.values / heat.limit if heat.limit > 0 else np.zeros_like(heat.values), -1, 1)
-    rgb = _colormap(heat.signed)((scaled + 1) / 2 if heat.signed else scaled)[..., :3]
-    rgb[~np.isfinite(heat.values)] = (1.0, 0.0, 1.0)  # never a colour of the scale
+    rgb = _coloured(_scaled(heat), heat.signed)
     if heat.certain is not None:
-        rgb[~heat.certain] = _GREY * 0.5 + rgb[~heat.certain].mean(-1, keepdims=True) * 0.2
-    return np.asarray(np.round(rgb * 255), dtype=np.uint8)
+        rgb[~heat.certain] = 92 + 0.2 * rgb[~heat.certain].mean(-1, keepdims=True)
+    rgb[~np.isfinite(heat.values)] = _BROKEN
+    return rgb
 
 
 def overlay_pixels(view: View, heat: Heatmap) -> UInt8[np.ndarray, "h w 3"]:
     """The map over its photo at the photo's own size, the part that the model never saw hatched."""
-    photo = view.preview.numpy().astype(np.float64) / 255
-    grey = photo.mean(-1, keepdims=True).repeat(3, -1)
+    photo = view.preview.numpy()
+    high, wide = photo.shape[:2]
     left, top, right, bottom = view.geometry["box"]
-    strength, rgb = _on_photo(heat, photo.shape[:2], (left, top, right, bottom))
-    blended = (0.2 + 0.75 * grey) * (1 - strength[..., None]) + rgb * strength[..., None]
-    inside = np.zeros(photo.shape[:2], dtype=bool)
-    inside[round(top) : round(bottom), round(left) : round(right)] = True
-    blended[~inside] = hatch(grey * 0.5 + 0.2)[~inside]
-    return np.asarray(np.round(np.clip(blended, 0, 1) * 255), dtype=np.uint8)
+    down = _weights(high, top, bottom, heat.values.shape[0])
+    along = _weights(wide, left, right, heat.values.shape[1]).T
+    spread = down @ _scaled(heat) @ along
+    opacity = np.abs(spread)[..., None] ** 1.5  # in proportion, the many small values would be a haze over the photo
+    grey = photo.mean(-1, keepdims=True, dtype=np.float32)
+    blended = (38 + 0.7 * grey) * (1 - opacity) + _coloured(spread, heat.signed) * opacity
+    blended[down @ ~np.isfinite(heat.values) @ along > 0] = _BROKEN
+    seen = np.zeros((high, wide), dtype=bool)
+    seen[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = True
+    blended[~seen] = np.where(_hatching(high, wide)[..., None], 190, 25 + 0.4 * grey)[~seen]
+    return np.asarray(np.round(blended), dtype=np.uint8)
 
 
-def hatch(pixels: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
-    """Diagonal lines: here the model saw nothing."""
+def reduced(view: View) -> View:
+    """The view with its photo no larger than a panel, for a page."""
+    photo = view.preview.numpy()
+    if max(photo.shape) <= _SIDE:
+        return view
+    small = _fitted(photo)
+    high, wide = small.shape[0] / photo.shape[0], small.shape[1] / photo.shape[1]
+    left, top, right, bottom = view.geometry["box"]
+    geometry = {"box": [left * wide, top * high, right * wide, bottom * high], "size": list(small.shape[:2])}
+    return View(view.kind, geometry, torch.from_numpy(small))
+
+
+def inscribed(pixels: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture with a text across its middle."""
     high, wide = pixels.shape[:2]
-    period = max(_HATCH * max(high, wide) // 448, 4)
-    line = (np.add.outer(np.arange(high), np.arange(wide)) % period) < max(period // 6, 1)
-    hatched = pixels.copy()
-    hatched[line] = 0.75
-    return hatched
+    sheet = _Sheet(pixels)
+    style: dict[str, Any] = {"ha": "center", "va": "center", "color": "crimson", "backgroundcolor": "white"}
+    sheet.write(wide / 2, high / 2, _wrapped(text, 46, 8), 9, 0.9 * wide, **style)
+    return sheet.drawn()
 
 
 def compose(rows: Sequence[Sequence[Panel]], metadata: str, caption: str = "") -> Drawing:
     """Rows of panels as one picture."""
-    columns = max(len(row) for row in rows)
-    tallest = [max(panel.pixels.shape[0] / panel.pixels.shape[1] for panel in row) for row in rows]
-    heights = [min(ratio, 2.0) * _INCH + 0.85 for ratio in tallest]
-    width = max(columns * (_INCH + 0.35), 4.5)
-    lines = textwrap.wrap(caption, int(width * 14.5)) if caption else []
-    foot = 0.2 + 0.17 * len(lines)
-    figure = Figure(figsize=(width, sum(heights) + foot), dpi=_DPI, facecolor="white")
-    grid = figure.add_gridspec(
-        len(rows), columns, height_ratios=heights, left=0.02, right=0.98, top=1 - 0.4 / (sum(heights) + foot),
-        bottom=(foot + 0.42) / (sum(heights) + foot), wspace=0.08, hspace=0.3,
-    )  # fmt: skip
-    for i, row in enumerate(rows):
-        for j, panel in enumerate(row):
-            _draw_panel(figure, figure.add_subplot(grid[i, j]), panel)
-    figure.text(0.02, 0.1 / (sum(heights) + foot), "\n".join(lines), fontsize=7.5, va="bottom", color="0.25")
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Drawing(np.asarray(canvas.buffer_rgba())[..., :3].copy(), metadata)
+    wide = max(len(row) for row in rows) * (_SIDE + _GAP) + _GAP
+    lines = textwrap.wrap(caption, (wide - 2 * _GAP) // 7)
+    places, y = [], _GAP // 2
+    for row in rows:
+        y += _TITLE * max(_lines(_title(panel)) for panel in row) + 6
+        places += [(panel, _GAP + i * (_SIDE + _GAP), y) for i, panel in enumerate(row)]
+        y += max(_height(panel) for panel in row) + _GAP // 2
+    sheet = _Sheet(np.full((y + _SMALL * len(lines) + _GAP // 2, wide, 3), 255, dtype=np.uint8))
+    for panel, left, top in places:
+        _draw_panel(sheet, panel, left, top)
+    sheet.write(_GAP, y, "\n".join(lines), 9, wide - 2 * _GAP, ha="left", va="top", color="0.25")
+    return Drawing(sheet.drawn(), metadata)
 
 
-def _draw_panel(figure: Figure, axes: Axes, panel: Panel) -> None:
-    shown = _fit(panel.pixels, int(_INCH * _DPI * 1.5))
-    axes.imshow(shown, interpolation="nearest" if max(shown.shape) < 3 * _DPI else "antialiased")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_title(_wrapped(panel.title, 2), fontsize=9)
-    text: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "fontsize": 7.5}
-    if panel.bar is not None and panel.bar.blank:
-        axes.text(0.5, 0.5, _wrapped(panel.bar.blank, 8), va="center", color="crimson", backgroundcolor="white", **text)
-    elif panel.bar is not None:
-        _draw_bar(figure, axes, panel.bar)
-    if panel.note:
-        axes.text(0.5, -0.02, _wrapped(panel.note, 2), va="top", color="0.25", **text)
+class _Sheet:
+    """Pixels with pictures and text put on them; places are in pixels from the upper left."""
+
+    def __init__(self, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+        self.pixels = pixels.copy()
+        self.high, self.wide = pixels.shape[:2]
+        # Half a pixel more, which the canvas cuts off: size / dpi * dpi can round to a pixel less.
+        self.figure = Figure(figsize=((self.wide + 0.5) / _DPI, (self.high + 0.5) / _DPI), dpi=_DPI)
+        self.canvas = FigureCanvasAgg(self.figure)
+
+    def paste(self, left: int, top: int, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Put a picture with a thin frame around it."""
+        high, wide = pixels.shape[:2]
+        self.pixels[top - 1 : top + high + 1, left - 1 : left + wide + 1] = 60
+        self.pixels[top : top + high, left : left + wide] = pixels
+
+    def write(self, x: float, y: float, text: str, size: float, room: float, **style: Any) -> None:
+        """Set a text, smaller if it is wider than `room`. Labels are never read as formulas."""
+        place = x / self.wide, 1 - y / self.high
+        drawn = self.figure.text(*place, text, fontsize=size, parse_math=False, usetex=False, **style)
+        width = drawn.get_window_extent(self.canvas.get_renderer()).width
+        if width > room:
+            drawn.set_fontsize(max(size * room / width, 1))
+
+    def drawn(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The pixels with their text."""
+        self.figure.figimage(self.pixels, origin="upper")
+        self.canvas.draw()
+        return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
 
 
-def _draw_bar(figure: Figure, axes: Axes, heat: Heatmap) -> None:
-    ticks = [-heat.limit, 0.0, heat.limit] if heat.signed else [0.0, heat.limit]
-    inset = axes.inset_axes((0.0, -0.07, 1.0, 0.035))
-    scale = ScalarMappable(Normalize(ticks[0], heat.limit), _colormap(heat.signed))
-    bar = figure.colorbar(scale, cax=inset, orientation="horizontal", ticks=ticks)
-    bar.ax.set_xticklabels([f"{tick:.2g}" for tick in ticks], fontsize=7)
-    labels = bar.ax.get_xticklabels()
-    labels[0].set_horizontalalignment("left")
-    labels[-1].set_horizontalalignment("right")
-    bar.outline.set_visible(False)
-    beyond = f", {heat.clipped:.1%} beyond" if heat.clipped else ""
-    bar.set_label(f"score per unit of input; {CHANNELS[heat.channels]}{beyond}", fontsize=6.5)
+def _draw_panel(sheet: _Sheet, panel: Panel, left: int, top: int) -> None:
+    shown = _fitted(panel.pixels)
+    high, wide = shown.shape[:2]
+    middle, y = left + _SIDE / 2, top + high + 8
+    sheet.paste(left + (_SIDE - wide) // 2, top, shown)
+    sheet.write(middle, top - 6, _title(panel), 11, _SIDE, ha="center", va="bottom", color="black")
+    if panel.bar is not None and not panel.bar.blank:
+        _draw_bar(sheet, panel.bar, left, y)
+        y += _BAR + _SMALL + 4
+    color = "crimson" if panel.bar is not None and panel.bar.blank else "0.25"
+    sheet.write(middle, y, _below(panel), 9, _SIDE, ha="center", va="top", color=color)
 
 
-def _wrapped(text: str, most: int) -> str:
-    """At most `most` lines of a panel's width; the line breaks in the text are kept."""
-    lines = [line for part in text.split("\n") for line in textwrap.wrap(part, 46)]
-    return "\n".join(lines[:most])
+def _draw_bar(sheet: _Sheet, heat: Heatmap, left: int, top: int) -> None:
+    steps = np.linspace(-1 if heat.signed else 0, 1, _SIDE)
+    sheet.paste(left, top, _coloured(np.tile(steps, (_BAR, 1)), heat.signed))
+    ticks = {"left": -heat.limit if heat.signed else 0.0, "right": heat.limit}
+    for (side, tick), x in zip(ticks.items(), (left, left + _SIDE), strict=True):
+        sheet.write(x, top + _BAR + 4, f"{tick:.2g}", 9, _SIDE / 3, ha=side, va="top", color="0.25")
+    if heat.signed:
+        sheet.write(left + _SIDE / 2, top + _BAR + 4, "0", 9, _SIDE / 3, ha="center", va="top", color="0.25")
 
 
-def _on_photo(
-    heat: Heatmap, size: tuple[int, ...], box: tuple[float, float, float, float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The map's opacity (H, W) and colours (H, W, 3) where each pixel of the photo lies in the map, bilinearly."""
-    scaled = np.nan_to_num(heat.values / heat.limit) if heat.limit > 0 else np.zeros_like(heat.values)
-    if heat.certain is not None:
-        scaled = np.where(heat.certain, scaled, 0)
-    high, wide = size
-    left, top, right, bottom = box
-    # grid_sample's coordinates run from -1 to 1 over the map's own extent, pixel centres half a step inside.
-    x = (np.arange(wide) + 0.5 - left) / (right - left) * 2 - 1
-    y = (np.arange(high) + 0.5 - top) / (bottom - top) * 2 - 1
-    grid = torch.from_numpy(np.stack(np.meshgrid(x, y), -1))[None]
-    image = torch.from_numpy(np.clip(scaled, -1, 1))[None, None]
-    spread = torch.nn.functional.grid_sample(image, grid, padding_mode="border", align_corners=False)[0, 0].numpy()
-    rgb = _colormap(heat.signed)((spread + 1) / 2 if heat.signed else spread)[..., :3]
-    return np.abs(spread), rgb
+def _height(panel: Panel) -> int:
+    """Of a panel's picture and all that stands below it."""
+    bar = _BAR + _SMALL + 4 if panel.bar is not None and not panel.bar.blank else 0
+    return len(_fitted(panel.pixels)) + 8 + bar + _SMALL * _lines(_below(panel))
 
 
-def _colormap(signed: bool) -> Colormap:
-    # An odd number of colours has one in the middle, so that zero is exactly neutral.
-    return colormaps["RdBu_r"].resampled(257) if signed else colormaps["inferno"]
+def _title(panel: Panel) -> str:
+    return _wrapped(panel.title, 50, 2)
 
 
-def _fit(pixels: UInt8[np.ndarray, "h w 3"], most: int) -> UInt8[np.ndarray, "h w 3"]:
-    """At most `most` pixels a side: a page of 50-megapixel photos is still a page."""
-    if max(pixels.shape) <= most:
-        return pixels
-    image = Image.fromarray(pixels)
-    image.thumbnail((most, most), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+def _below(panel: Panel) -> str:
+    heat = panel.bar
+    about = ""
+    if heat is not None:
+        beyond = f", {heat.clipped:.1%} of the pixels beyond" if heat.clipped else ""
+        about = heat.blank or f"{CHANNELS[heat.channels]}{beyond}"
+    return _wrapped(f"{about}\n{panel.note}".strip(), 62, 8)
+
+
+def _lines(text: str) -> int:
+    return text.count("\n") + 1 if text else 0
+
+
+def _wrapped(text: str, width: int, most: int) -> str:
+    """At most `most` lines; the line breaks in the text are kept."""
+    lines = [line for part in text.split("\n") for line in textwrap.wrap(part, width)]
+    return "\n".join(
+        [*lines[: most - 1], textwrap.shorten(" ".join(lines[most - 1 :]), width, placeholder=" …")]
+    ).strip()
+
+
+def _scaled(heat: Heatmap) -> Float[np.ndarray, "h w"]:
+    """The values in units of the limit, -1 .. 1; 0 where they are not finite."""
+    finite = np.where(np.isfinite(heat.values), heat.values, 0)
+    return np.clip(finite / heat.limit, -1, 1) if heat.limit > 0 else np.zeros_like(finite)
+
+
+def _coloured(scaled: Float[np.ndarray, "h w"], signed: bool) -> UInt8[np.ndarray, "h w 3"]:
+    rgba = _SIGNED((scaled + 1) / 2, bytes=True) if signed else _UNSIGNED(scaled, bytes=True)
+    return np.asarray(rgba[..., :3], dtype=np.uint8)
+
+
+def _weights(pixels: int, low: float, high: float, cells: int) -> Float[np.ndarray, "pixels cells"]:
+    """How much each cell of a map that lies from `low` to `high` counts at each of a photo's pixels.
+
+    Linear interpolation between the cells' centres; where several cells share a pixel, their average.
+    """
+    at = np.clip((np.arange(pixels) + 0.5 - low) / (high - low) * cells - 0.5, 0, cells - 1)
+    reach = max(cells / (high - low), 1)
+    weights = np.maximum(1 - np.abs(at[:, None] - np.arange(cells)) / reach, 0)
+    return np.asarray(weights / weights.sum(1, keepdims=True), dtype=np.float32)
+
+
+def _hatching(high: int, wide: int) -> Bool[np.ndarray, "h w"]:
+    """Diagonal lines, 12 pixels from one to the next in a picture of 448 pixels."""
+    period = max(12 * max(high, wide) // 448, 4)
+    return (np.add.outer(np.arange(high), np.arange(wide)) % period) < max(period // 6, 1)
+
+
+def _fitted(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """As large as fits into a panel: enlarged by a whole number, or reduced."""
+    high, wide = pixels.shape[:2]
+    times = _SIDE // max(high, wide)
+    if times:
+        return pixels.repeat(times, 0).repeat(times, 1)
+    share = _SIDE / max(high, wide)
+    size = (max(round(wide * share), 1), max(round(high * share), 1))
+    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core.attribution import Attribution
@@ -32,8 +32,8 @@ CHANNELS: dict[str, str] = {
 class Heatmap:
     """One number a pixel, (H, W), drawn from 0 (or -limit, if signed) to `limit`; `clipped` is the share beyond it.
 
-    `blank` says why nothing can be seen, where nothing can. `certain` marks the pixels whose signal was found to exceed
-    the sampling error, None where that was not or could not be tested; `uncertainty` says how it was tested.
+    `blank` says why the map shows nothing or not all: it is zero, or holds NaN. `certain` marks the pixels whose signal
+    was found to exceed the sampling error; None where that was not tested.
     """
 
     values: np.ndarray
@@ -43,7 +43,6 @@ class Heatmap:
     channels: str
     blank: str = ""
     certain: np.ndarray | None = None
-    uncertainty: str = ""
 
 
 def reduce_channels(scores: Float[Tensor, "c h w"], channels: str) -> Float[np.ndarray, "h w"]:
@@ -69,17 +68,17 @@ def to_heatmap(
     channels: str = "max_abs",
     percentile: float = 99.0,
     limit: float | None = None,
-    certain: Bool[np.ndarray, "h w"] | None = None,
-    uncertainty: str = "",
 ) -> Heatmap:
     """The heatmap of one image's attribution; `limit` shares a scale, otherwise it is the percentile of |values|.
 
     Raises:
-        ArgumentError: not one image's map, or an unknown way to reduce its channels.
+        ArgumentError: not one image's map, or a setting out of range.
     """
     check_choice("channels", channels, tuple(CHANNELS))
     if not 0 < percentile <= 100:
         raise ArgumentError(f"`percentile` is over 0 up to 100. Got {percentile!r}.")
+    if limit is not None and not 0 < limit < float("inf"):
+        raise ArgumentError(f"`limit` is the value at the end of the colours, finite and over 0. Got {limit!r}.")
     if len(a) != 1 or a.scores.ndim != 4:
         raise ArgumentError(f"A heatmap shows one image's map (1, C, H, W). Got {tuple(a.scores.shape)}.")
     values = reduce_channels(a.scores[0], channels)
@@ -95,8 +94,6 @@ def to_heatmap(
         clipped=float((finite > scale).mean()) if finite.size else 0.0,
         channels=channels,
         blank=_why_blank(a, finite, values),
-        certain=certain,
-        uncertainty=uncertainty,
     )
 
 

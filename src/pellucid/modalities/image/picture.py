@@ -10,6 +10,7 @@ from pellucid.core.card import MethodCard
 from pellucid.core.input import View
 from pellucid.core.recipe import decode
 from pellucid.errors import ArgumentError
+from pellucid.explainers._noise import NoiseLevel
 from pellucid.metrics.similarity import structural_similarity
 from pellucid.metrics.stability import Stability
 from pellucid.modalities.image.heatmap import Channels, Heatmap, to_heatmap
@@ -53,10 +54,12 @@ def overlay(a: Attribution, *, channels: Channels = "max_abs", percentile: float
     Raises:
         ArgumentError: several inputs, or one that was not read from a picture.
     """
-    from pellucid.modalities.image.draw import Drawing, overlay_pixels
+    from pellucid.modalities.image.draw import Drawing, inscribed, overlay_pixels
 
+    view = _view(a)
     heat = to_heatmap(a, channels=channels, percentile=percentile)
-    return Drawing(overlay_pixels(_view(a), heat), metadata([a]))
+    pixels = overlay_pixels(view, heat)
+    return Drawing(inscribed(pixels, heat.blank) if heat.blank else pixels, metadata([a]))
 
 
 def page(each: Sequence[Attribution], *, channels: Channels = "max_abs", percentile: float = 99.0) -> "Drawing":
@@ -66,7 +69,7 @@ def page(each: Sequence[Attribution], *, channels: Channels = "max_abs", percent
     Raises:
         ArgumentError: no maps, or not maps of images.
     """
-    from pellucid.modalities.image.draw import Panel, compose, overlay_pixels
+    from pellucid.modalities.image.draw import Panel, compose, overlay_pixels, reduced
 
     if not each:
         raise ArgumentError("A page shows at least one attribution. Got none.")
@@ -76,12 +79,13 @@ def page(each: Sequence[Attribution], *, channels: Channels = "max_abs", percent
         panels = [map_panel(a, heat)]
         if a.views:
             outside = "hatched: outside the model's crop" if _cropped(a) else ""
-            panels = [Panel(overlay_pixels(_view(a), heat), title_of(a), outside), replace(panels[0], title="map")]
-        if a.estimate.batch_means is not None and not heat.blank:
+            over = overlay_pixels(reduced(_view(a)), heat)
+            panels = [Panel(over, title_of(a), outside), replace(panels[0], title="map")]
+        if a.estimate.batch_means is not None:
             found = certain_blocks(a)
             title = f"beyond sampling error: {found.share:.0%} of the area"
             panels.append(replace(map_panel(a, replace(heat, certain=found.pixels)), title=title))
-            notes[1:] = [found.caption]
+            notes[1:] = [f"Uncertainty: {found.caption}"]
         columns.append(panels)
     rows = columns if len(columns) == 1 else [list(row) for row in zip(*columns, strict=True)]
     return compose(rows, metadata(each), ". ".join(notes) + ".")
@@ -91,6 +95,8 @@ def comparison_page(results: Sequence[Stability], *, channels: Channels = "max_a
     """Each method's map of an input and of its noised copies, a row a method on one scale, with their similarity."""
     from pellucid.modalities.image.draw import compose
 
+    if not results:
+        raise ArgumentError("A comparison shows at least one method. Got none.")
     rows = []
     for result in results:
         maps = [result.original, *result.copies]
@@ -113,7 +119,7 @@ def on_one_scale(
 ) -> list[Heatmap]:
     """The heatmaps of several attributions, all up to the largest of their own limits, so that colours compare."""
     own = [to_heatmap(a, channels=channels, percentile=percentile) for a in each]
-    limit = max(heat.limit for heat in own)
+    limit = max(heat.limit for heat in own) or None  # 0 where all are blank
     return [to_heatmap(a, channels=channels, percentile=percentile, limit=limit) for a in each]
 
 
@@ -133,18 +139,23 @@ def title_of(a: Attribution) -> str:
 
 
 def method_caption(a: Attribution) -> str:
-    """The method with its settings, its estimator and the model."""
+    """The method with its settings and the model."""
     method = decode(a.recipe.explainer)
     card: MethodCard = method.card
-    used = a.estimate.samples[0]
-    sampled = f", {used} samples" if used else ""
-    seed = f", seed {method.seed}" if used else ""
-    return f"{card.title}{sampled}{seed}, explaining {a.recipe.model}"
+    words = [card.title]
+    if used := a.estimate.samples[0]:
+        noise = getattr(method, "noise", None)  # sampled methods without noise have none
+        words.append(f"{used} samples{f' at {_level(noise)}' if noise else ''}, seed {method.seed}")
+    return f"{', '.join(words)}, explaining {a.recipe.model}"
 
 
 def metadata(each: Sequence[Attribution]) -> str:
     """The recipes behind a picture, as JSON."""
     return json.dumps([vars(a.recipe) for a in each], sort_keys=True, separators=(",", ":"))
+
+
+def _level(noise: NoiseLevel) -> str:
+    return f"noise level {noise.fraction:g}" if noise.sigma is None else f"sigma {noise.sigma:g}"
 
 
 def _view(a: Attribution) -> View:

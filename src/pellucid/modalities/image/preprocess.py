@@ -1,5 +1,6 @@
 """From a picture to the tensor that a network was trained on, and where each of its pixels lies in the picture."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -51,9 +52,10 @@ class ImagePreprocess(Preprocess):
     channels: Literal["rgb", "bgr", "gray"] = "rgb"
 
     def __post_init__(self) -> None:
-        for name in ("size", "mean", "std"):  # lists, as they come from a file, would not be hashable
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("size", "mean", "std", "crop"):  # lists and arrays would be neither hashable nor fit for a recipe
+            value = getattr(self, name)
+            plain = value.tolist() if hasattr(value, "tolist") else value
+            object.__setattr__(self, name, tuple(plain) if isinstance(plain, list) else plain)
         for side in self._shape:
             check_count("size", side)
         if len(self._shape) != 2:
@@ -61,15 +63,17 @@ class ImagePreprocess(Preprocess):
         check_choice("resize", self.resize, ("crop", "squash"))
         check_choice("interpolation", self.interpolation, tuple(_FILTERS))
         check_choice("channels", self.channels, tuple(_PLANES))
-        if not 0 < self.crop <= 1:
+        if not _is_number(self.crop) or not 0 < self.crop <= 1:
             raise ArgumentError(
                 f"`crop` is the share of the picture's side that is kept, over 0 up to 1. Got {self.crop!r}."
             )
-        for name, values in (("mean", self._mean), ("std", self._std)):
-            if values.shape not in ((1,), (_PLANES[self.channels],)) or not np.isfinite(values).all():
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            each = value if isinstance(value, tuple) else (value,)
+            if len(each) not in (1, _PLANES[self.channels]) or not all(_is_number(one) for one in each):
                 raise ArgumentError(
                     f"`{name}` is one finite number, or one for each of {_PLANES[self.channels]} channels. "
-                    f"Got {getattr(self, name)!r}."
+                    f"Got {value!r}."
                 )
         if (self._std <= 0).any():
             raise ArgumentError(f"`std` is over zero. Got {self.std!r}.")
@@ -124,11 +128,16 @@ class ImagePreprocess(Preprocess):
         """One picture's tensor (C, H, W) and the way back to it."""
         high, wide = picture.pixels.shape[:2]
         box = self._box(high, wide)
-        image = Image.fromarray(picture.pixels)
+        left, top = (
+            math.floor(box[0]),
+            math.floor(box[1]),
+        )  # cut first: filters reach beyond the box that they are given
+        image = Image.fromarray(picture.pixels[top : math.ceil(box[3]), left : math.ceil(box[2])])
         if self.channels == "gray":
             image = image.convert("L")
         height, width = self._shape
-        resized = image.resize((width, height), _FILTERS[self.interpolation], box=box)
+        inner = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+        resized = image.resize((width, height), _FILTERS[self.interpolation], box=inner)
         values = np.asarray(resized, dtype=np.float64).reshape(height, width, -1)
         if self.channels == "bgr":
             values = values[:, :, ::-1]
@@ -142,7 +151,10 @@ class ImagePreprocess(Preprocess):
         if self.resize == "squash":
             return (0.0, 0.0, float(wide), float(high))
         height, width = self._shape
-        scale = min(high / height, wide / width) * self.crop
-        left, top = (wide - width * scale) / 2, (high - height * scale) / 2
-        right, bottom = left + width * scale, top + height * scale
-        return (max(left, 0.0), max(top, 0.0), min(right, float(wide)), min(bottom, float(high)))  # rounding goes past
+        left = (wide - min(wide, high * width / height) * self.crop) / 2
+        top = (high - min(high, wide * height / width) * self.crop) / 2
+        return (left, top, wide - left, high - top)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

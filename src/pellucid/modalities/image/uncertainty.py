@@ -40,11 +40,13 @@ def certain_blocks(a: Attribution, *, block: int = 8, rate: float = 0.05) -> Cer
     """The blocks of one image's sampled map that hold signal beyond the sampling error.
 
     Raises:
-        ArgumentError: the map was not sampled, or not in independent batches.
+        ArgumentError: the map was not sampled, or not in independent batches; a setting out of range.
     """
     from scipy.stats import false_discovery_control
 
     check_count("block", block)
+    if not 0 < rate < 1:
+        raise ArgumentError(f"`rate` is the expected share of false blocks, between 0 and 1. Got {rate!r}.")
     if len(a) != 1 or a.scores.ndim != 4:
         raise ArgumentError(f"The uncertainty view shows one image's map (1, C, H, W). Got {tuple(a.scores.shape)}.")
     if a.estimate.batch_means is None:
@@ -59,7 +61,7 @@ def certain_blocks(a: Attribution, *, block: int = 8, rate: float = 0.05) -> Cer
     high, wide = a.scores.shape[2:]
     pixels = np.repeat(np.repeat(passed, block, 0), block, 1)[:high, :wide]
     caption = (
-        f"sampling error only, n = {n}, false discovery rate {rate:.0%}; more samples colour more blocks; "
+        f"sampling error only, n = {n}, false discovery rate {100 * rate:g} %; more samples colour more blocks; "
         "grey does not mean unimportant"
     )
     return Certainty(pixels, caption)
@@ -77,6 +79,7 @@ def sign_flip_p_values(sums: Float[np.ndarray, "k c h w"], block: int) -> Float[
     blocks = (
         padded.reshape(k, c, rows, block, columns, block).transpose(2, 4, 0, 1, 3, 5).reshape(rows * columns, k, -1)
     )
+    blocks[~np.isfinite(blocks).all((1, 2))] = 0  # what cannot be tested does not pass
     gram = blocks @ blocks.transpose(0, 2, 1)  # power under signs s is s' G s, so pixels are needed only once
     first, second = np.triu_indices(k, 1)
     between = gram[:, first, second]  # the squares in s' G s do not depend on the signs

@@ -1,0 +1,98 @@
+"""Draw every figure and table of README and docs: `make figures`.
+
+The cat and the coffee cup ship with scikit-image (CC0). The dog and banana, and the photos of the stability table, are
+read from ../shared/data, whose licences do not allow the photos themselves in here: of them only maps are shown.
+"""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import bootstrap
+from skimage import data
+
+import pellucid as pl
+from pellucid.metrics.stability import Stability, stability
+from pellucid.modalities.image.draw import compose
+from pellucid.modalities.image.picture import map_panel, metadata, on_one_scale, title_of
+from tools.generate import filled
+
+HERE = Path(__file__).parent
+SHARED = HERE.parents[1] / "shared" / "data"
+PHOTOS = 20
+DOG, BANANA = 222, 954  # kuvasz, the likeliest dog of the picture, and banana, its likeliest class
+
+
+def cat(model: pl.TorchModel) -> None:
+    """The page that `pellucid explain cat.png` draws, and its comparison."""
+    x = model.read(data.chelsea())
+    pl.page([pl.SmoothGrad()(model, x)]).save(HERE / "img" / "cat.smooth-grad.png")
+    results = stability(model, x, [pl.SimpleGradient(), pl.SmoothGrad()], copies=2)
+    noise = "Copies at noise level 0.02; independent noise for input and copies."
+    pl.comparison_page(results, noise=noise).save(HERE / "img" / "cat.compare.png")
+
+
+def dog_banana(model: pl.TorchModel) -> None:
+    """The maps of a picture with a dog in its left half and a banana in its right half, for each of the two."""
+    x = model.read(SHARED / "pictures" / "dog_banana.png")
+    maps = [pl.SmoothGrad()(model, x, target) for target in (DOG, BANANA)]
+    panels = []
+    for a, heat in zip(maps, on_one_scale(maps), strict=True):
+        power = a.scores.abs().sum((0, 1, 2))
+        left = float(power[:112].sum() / power.sum())
+        title = f"{title_of(a)}\n{left:.0%} of |score| left, {1 - left:.0%} right"
+        panels.append(replace(map_panel(a, heat), title=title))
+    caption = "One picture: a dog in its left half, bananas in its right half. SmoothGrad, 50 samples, noise level 0.15."
+    compose([panels], metadata(maps), caption).save(HERE / "img" / "dog_banana.png")
+
+
+def measured(model: pl.TorchModel) -> list[list[Stability]]:
+    """Both methods on photos of ImageNet's validation set, of which a noised copy keeps the prediction."""
+    folder = SHARED / "ilsvrc2012-val-650"
+    with (folder / "boxes.csv").open() as file:
+        names = iter(sorted({row["file"] for row in csv.DictReader(file)})[30::27])
+    results: list[list[Stability]] = []
+    while len(results) < PHOTOS:
+        x = model.read(folder / "images" / next(names))
+        try:
+            results.append(stability(model, x, [pl.SimpleGradient(), pl.SmoothGrad()], copies=1))
+        except pl.ModelError:  # it lies on a decision boundary: no copy keeps the prediction
+            continue
+    return results
+
+
+def stability_table(model: pl.TorchModel) -> str:
+    """Rank correlation of the signed maps of photo and copy, a row a photo, and the mean gain with its interval."""
+    rows, gains = [], []
+    for simple, smooth in measured(model):
+        gains.append(smooth.mean - simple.mean)
+        decision = simple.original.decision
+        photo = Path(decision.source).stem.removeprefix("ILSVRC2012_val_")
+        rows.append(f"| {photo} | {decision.label} | {simple.mean:.2f} | {smooth.mean:.2f} | {gains[-1]:+.2f} |")
+    interval = bootstrap((gains,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+    head = "| photo | top class | Simple Gradient | SmoothGrad | gain |\n|---|---|--:|--:|--:|\n"
+    better = sum(gain > 0 for gain in gains)
+    return (
+        f"{head}{chr(10).join(rows)}\n\nSmoothGrad is the more stable one on {better} of {len(gains)} photos; the mean "
+        f"gain is {np.mean(gains):.3f}, with a 95 % bootstrap interval from {interval.low:.3f} to {interval.high:.3f}.\n"
+    )
+
+
+def main() -> None:
+    """Draw what can be drawn here, and say what cannot."""
+    (HERE / "img").mkdir(exist_ok=True)
+    model = pl.load("efficientnet-lite0")
+    assert isinstance(model, pl.TorchModel)
+    cat(model)
+    if not SHARED.is_dir():
+        print(json.dumps({"left as they are, without ../shared/data": ["img/dog_banana.png", "stability.md"]}))
+        return
+    dog_banana(model)
+    page = HERE / "stability.md"
+    page.write_text(filled(page, "table", stability_table(model)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Runs the tests of each mutant on a mutated copy of the package, in processes forked after the slow imports.
+
+Prints one JSON object: for each mutant the exit code of its tests (1: some failed, so it was killed).
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from catalogue import MUTANTS, Mutant
+
+ROOT = Path(__file__).parents[2]
+PRELOADED = (numpy, torch)  # imported before the fork, so that every child has them at once
+
+
+def child(mutant: Mutant, folder: Path) -> int:
+    """The exit code of the mutant's tests, in this process, on the mutated copy."""
+    source = folder / "src"
+    shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+    path = source / "pellucid" / mutant.file
+    text = path.read_text()
+    if text.count(mutant.before) != 1:
+        return 100  # the code has moved on: the list must follow
+    path.write_text(text.replace(mutant.before, mutant.after))
+    sys.path.insert(0, str(source))
+    sys.stdout = sys.stderr = (folder / "out").open("w")
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    ordinary = "not slow and not peers and not gpu"
+    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:cov", "-m", ordinary]
+    return int(pytest.main([*options, *mutant.tests]))
+
+
+def run(mutant: Mutant) -> int:
+    """Fork, run, collect."""
+    with tempfile.TemporaryDirectory() as folder:
+        pid = os.fork()
+        if pid == 0:
+            code = 101
+            try:
+                code = child(mutant, Path(folder))
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1:]
+    print(json.dumps({m.name: run(m) for m in MUTANTS if not wanted or m.name in wanted}))
