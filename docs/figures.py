@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import bootstrap
 from skimage import data
+from tools.generate import filled
 
 import pellucid as pl
 from pellucid.metrics.stability import Stability, stability
 from pellucid.modalities.image.draw import compose
 from pellucid.modalities.image.picture import map_panel, metadata, on_one_scale, title_of
-from tools.generate import filled
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared" / "data"

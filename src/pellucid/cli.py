@@ -4,80 +4,100 @@ Exit codes: 0 all done, 1 some input failed (the others are done), 2 wrong usage
 torch is not imported before a command needs it, so that help is there at once.
 """
 
+import io
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from pellucid.errors import PellucidError, TargetError
+from pellucid.errors import OutputError, PellucidError
 
 if TYPE_CHECKING:
     from pellucid.core.attribution import Attribution
+    from pellucid.core.card import MethodCard
     from pellucid.core.diagnosis import Finding
-    from pellucid.core.explainer import Explainer, Progress
+    from pellucid.core.explainer import Explainer
     from pellucid.core.input import Input
     from pellucid.core.model import Model
+    from pellucid.modalities.image.draw import Drawing
     from pellucid.modalities.image.heatmap import Channels
 
 __all__ = ["main"]
 
 _CHANNELS = ("max_abs", "sum_abs", "abs_sum", "sum", "mean")
-Report = Callable[["Progress"], None] | None
+_FLAGS = {"n_samples": "--samples", "noise_level": "--noise-level", "seed": "--seed"}
+
+Report = Callable[[int, int], None]
+"""Is told how many of how many steps are done."""
 
 
-class _Numbers(click.ParamType[Any]):
-    """One number, or several between commas."""
+@dataclass(frozen=True)
+class _Said:
+    """What is said of one input: an object for programs; or lines for people, and remarks on standard error."""
 
-    name = "NUMBER[,…]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            numbers = tuple(float(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"expected one number, or several between commas, but got {value!r}.", param, ctx)
-        return numbers[0] if len(numbers) == 1 else numbers
+    data: dict[str, Any]
+    lines: Sequence[str] = ()
+    remarks: Sequence[str] = ()
+    good: bool = True
 
 
-class _Size(click.ParamType[Any]):
-    """A side, or HEIGHTxWIDTH."""
-
-    name = "SIDE|HxW"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            sides = tuple(int(part) for part in value.lower().split("x"))
-        except ValueError:
-            sides = ()
-        if len(sides) not in (1, 2) or min(sides) < 1:
-            self.fail(f"expected a side such as 224, or HEIGHTxWIDTH, but got {value!r}.", param, ctx)
-        return sides[0] if len(sides) == 1 else sides
+def _numbers(text: str) -> float | tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"expected one number, or several between commas, but got {text!r}.") from error
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which model, and what its file does not say."""
-    options = [
-        click.option("--model", "model_name", default="efficientnet-lite0", show_default=True,
-                     help="The embedded model, file.py:function, package.module:function, or program.pt2."),
-        click.option("--size", type=_Size(), help="Side of the model's input, or HEIGHTxWIDTH."),
-        click.option("--mean", type=_Numbers(), help="Mean of the preprocessing, in 0..1, one or one a channel."),
-        click.option("--std", type=_Numbers(), help="Standard deviation of the preprocessing, likewise."),
-        click.option("--resize", type=click.Choice(["crop", "squash"]), help="How a photo becomes the model's shape."),
-        click.option("--labels", type=click.Path(path_type=Path), help="A text file with one class name a line."),
-        click.option("--trust-model", is_flag=True, help="Load a .pt2 file even if it can run code on loading."),
-        click.option("--device", help="cpu, cuda, cuda:1 …; the network's own if left out."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+def _size(text: str) -> int | tuple[int, ...]:
+    sides = tuple(int(side) if side.isdecimal() else 0 for side in text.lower().split("x"))
+    if len(sides) > 2 or 0 in sides:
+        raise click.BadParameter(f"expected a side such as 224, or HEIGHTxWIDTH, but got {text!r}.")
+    return sides[0] if len(sides) == 1 else sides
+
+
+def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_inputs = click.argument("inputs", nargs=-1, required=True)
+_target = click.option("--target", help="Class to explain: a label or an index; the top class if left out.")
+_sampling = _together(
+    click.option("--samples", type=click.IntRange(1), help="Samples of a sampled method.  [default: the method's]"),
+    click.option("--seed", type=click.IntRange(0), help="Seed of the noise.  [default: 0]"),
+)
+_output = _together(
+    click.option("--out", type=click.Path(path_type=Path), help="The picture's name (.png), for a single input."),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object for each input on standard output."),
+    click.option("--force", is_flag=True, help="Replace files that exist."),
+)
+_model = _together(
+    click.option("--model", "model_name", default="efficientnet-lite0", show_default=True,
+                 help="The embedded model, file.py:function, package.module:function, or program.pt2. A model.toml "
+                 "beside the file may hold what is not given below."),
+    click.option("--size", type=_size, metavar="SIDE|HxW", help="Side of the model's input, or its height and width."),
+    click.option("--mean", type=_numbers, metavar="NUMBER[,…]",
+                 help="Mean of the preprocessing, in 0..1; one number, or one a channel."),
+    click.option("--std", type=_numbers, metavar="NUMBER[,…]",
+                 help="Standard deviation of the preprocessing, likewise."),
+    click.option("--resize", type=click.Choice(["crop", "squash"]), help="How a photo becomes the model's shape."),
+    click.option("--labels", type=click.Path(path_type=Path), help="A text file with one class name a line."),
+    click.option("--trust-model", is_flag=True, help="Load a .pt2 file even if it can run code on loading."),
+    click.option("--device", help="cpu, cuda, cuda:1 …; the network's own if left out."),
+)  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -86,69 +106,54 @@ def cli() -> None:
     """Show why a trained model decided, how certain that picture is, and whether it deserves trust."""
 
 
-@cli.command()
-@click.argument("inputs", nargs=-1, required=True)
-@click.option(
-    "--method", default="smooth-grad", show_default=True, help="A name from `pellucid methods --scope local`."
-)
-@click.option("--target", help="Class to explain: a label or an index; each input's top class if left out.")
+@cli.command(epilog="Names that begin with a dash go last, behind --.")
+@_inputs
+@click.option("--method", default="smooth-grad", show_default=True, help="A local one of `pellucid methods`.")
+@_target
 @click.option("--targets", type=click.IntRange(1), help="Explain the N likeliest classes, side by side.")
-@click.option("--samples", type=click.IntRange(1), help="Samples of a sampled method.  [default: the method's]")
+@_sampling
 @click.option("--noise-level", type=float, help="Noise as a fraction of the input's range.  [default: the method's]")
-@click.option("--seed", type=click.IntRange(0), help="Seed of the noise.  [default: 0]")
 @click.option("--view", type=click.Choice(["page", "heatmap", "overlay"]), default="page", show_default=True,
               help="A page with everything, the map alone, or the overlay at the photo's own size.")  # fmt: skip
 @click.option("--channels", type=click.Choice(_CHANNELS), default="max_abs", show_default=True,
               help="How the colour channels become one map; sum and mean keep the sign.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), help="The picture's name, for a single input.")
 @click.option("--save", type=click.Path(path_type=Path), help="Folder to keep the raw maps in (.safetensors).")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each input on standard output.")
-@click.option("--no-picture", is_flag=True, help="Draw nothing.")
-@click.option("--force", is_flag=True, help="Replace files that exist.")
-@_model_options
+@click.option("--no-picture", is_flag=True, help="Draw nothing; for --save and --json.")
+@_output
+@_model
 def explain(
     inputs: tuple[str, ...], method: str, target: str | None, targets: int | None, samples: int | None,
     noise_level: float | None, seed: int | None, view: str, channels: "Channels", out: Path | None, save: Path | None,
     as_json: bool, no_picture: bool, force: bool, **model_options: Any,
 ) -> None:  # fmt: skip
-    """Explain the decision on each of INPUTS (pictures) and draw it."""
-    if out is not None and len(inputs) > 1:
-        raise click.UsageError(f"--out names one picture, but there are {len(inputs)} inputs. Leave it out.")
+    """Draw why the model decided as it did on each picture."""
     if target is not None and targets is not None:
         raise click.UsageError("--target and --targets exclude each other.")
-    if out is not None and out.suffix.lower() != ".png":
-        raise click.UsageError(f"--out {out}: pictures are saved as .png, which keeps the recipe with the picture.")
-    explainer = _explainer(method, n_samples=samples, noise_level=noise_level, seed=seed)
-    model = _model(**model_options)
-    if target is not None:
-        _check_target(model, target)
-    pictures = [out] if out else _distinct([f"{Path(name).stem}.{explainer.card.name}" for name in inputs], ".png")
-    maps: list[Path | None] = [None] * len(inputs)
-    if save is not None:
-        maps = [save / p.with_suffix(".safetensors").name for p in pictures]
-        _make_folder(save)
+    if view == "overlay" and targets is not None and targets > 1:
+        raise click.UsageError("--view overlay shows a single class. Leave out --targets, or --view.")
+    if no_picture and (out is not None or not (save or as_json)):
+        raise click.UsageError("--no-picture leaves nothing to keep. Give --save FOLDER or --json, and no --out.")
+    [explainer] = _explainers([method], n_samples=samples, noise_level=noise_level, seed=seed)
+    pictures = _pictures(inputs, explainer.card.name, out)
+    folder = None if save is None else _folder(save)
+    model = _loaded(target, **model_options)
 
-    def one(name: str, report: Report) -> None:
-        i = next(indices)
-        picture, raw = None if no_picture else pictures[i], maps[i]
-        for path in (picture, raw):
-            _keep_existing(path, force)
-        x = model.read(name)
-        chosen: Any = target
-        if targets:
-            chosen = [index for _, _, index in model.predict(x).top(targets)]
-            x = _repeated(x, len(chosen))
-        a = explainer(model, x, chosen, progress=report)
+    def one(i: int, name: str, report: Report) -> _Said:
+        picture = None if no_picture else pictures[i]
+        raw = None if folder is None else folder / pictures[i].with_suffix(".safetensors").name
+        written = [path for path in (picture, raw) if path is not None]
+        _check_free(written, inputs, force)
+        x, chosen = _with_targets(model, model.read(name), target, targets)
+        a = explainer(model, x, chosen, progress=lambda so_far: report(so_far.done, so_far.total))
         if picture is not None:
-            _draw(a, view, channels).save(picture)
+            _write(picture, _draw(a, view, channels).save)
         if raw is not None:
-            a.save(raw)
-        if as_json:
-            click.echo(json.dumps(_as_data(name, a, picture, raw)))
-        else:
-            _tell(name, a, x, [path for path in (picture, raw) if path is not None])
+            _write(raw, a.save)
+        says = ", ".join(_amount(d.label, d.score, d.probability) for d in a.decisions)
+        line = f"{_shown(name)}: {says}" + (f" -> {', '.join(map(_shown, written))}" if written else "")
+        few = [f"the model has no more than {len(a)} classes."] if targets and len(a) < targets else []
+        return _Said(_as_data(name, a, x, picture, raw), [line], _remarks([*x.notes[0], *few], a.findings))
 
-    indices = iter(range(len(inputs)))
     _each(inputs, one, as_json)
 
 
@@ -166,11 +171,10 @@ def methods(as_json: bool, **query: Any) -> None:
 
     found = find_methods(**query)
     if as_json:
-        fitting = [_card_data(card) for card in found.fitting]
-        excluded = [{**_card_data(e.card), "reasons": list(e.reasons)} for e in found.excluded]
-        click.echo(json.dumps({"fitting": fitting, "excluded": excluded}))
+        excluded = [{**_card_data(e.card), "reasons": e.reasons} for e in found.excluded]
+        click.echo(_json({"fitting": [_card_data(card) for card in found.fitting], "excluded": excluded}))
         return
-    width = max((len(card.name) for card in (*found.fitting, *(e.card for e in found.excluded))), default=0)
+    width = max(len(card.name) for card in (*found.fitting, *(e.card for e in found.excluded)))
     for card in found.fitting:
         axes = ", ".join((card.scope, card.access, card.stage, card.applicability))
         click.echo(f"{card.name:<{width}}  {axes}; {card.cost}; {card.reference}")
@@ -183,102 +187,98 @@ def methods(as_json: bool, **query: Any) -> None:
 
 
 @cli.command()
-@click.argument("inputs", nargs=-1, required=True)
-@click.option(
-    "--methods", "names", default="simple-gradient,smooth-grad", show_default=True, help="Names, with commas."
-)
-@click.option("--target", help="Class to explain: a label or an index; the top class if left out.")
+@_inputs
+@click.option("--methods", "names", default="simple-gradient,smooth-grad", show_default=True,
+              help="Names, with commas.")  # fmt: skip
+@_target
 @click.option("--copies", type=click.IntRange(1), default=2, show_default=True, help="Noised copies to compare with.")
-@click.option("--copy-noise", type=float, default=0.02, show_default=True, help="Their noise, a fraction of the range.")
+@click.option("--copy-noise", type=click.FloatRange(0, 1, min_open=True), default=0.02, show_default=True,
+              help="Their noise, a fraction of the input's range.")  # fmt: skip
 @click.option("--shared-noise", is_flag=True, help="Sampled methods use the same noise for input and copies.")
-@click.option("--samples", type=click.IntRange(1), help="Samples of the sampled methods.  [default: the method's]")
-@click.option("--seed", type=click.IntRange(0), help="Seed of all noise.  [default: 0]")
-@click.option("--out", type=click.Path(path_type=Path), help="The picture's name, for a single input.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each input on standard output.")
-@click.option("--force", is_flag=True, help="Replace files that exist.")
-@_model_options
+@_sampling
+@_output
+@_model
 def compare(
     inputs: tuple[str, ...], names: str, target: str | None, copies: int, copy_noise: float, shared_noise: bool,
     samples: int | None, seed: int | None, out: Path | None, as_json: bool, force: bool, **model_options: Any,
 ) -> None:  # fmt: skip
-    """Draw methods side by side for each input and for slightly noised copies with the same prediction."""
+    """Draw methods side by side, on pictures and noised copies.
+
+    The copies have the same prediction. Each map's rank correlation with the picture's own stands beside it.
+    """
     from pellucid.metrics.stability import stability
     from pellucid.modalities.image.picture import comparison_page
 
-    if out is not None and len(inputs) > 1:
-        raise click.UsageError(f"--out names one picture, but there are {len(inputs)} inputs. Leave it out.")
-    if not 0 < copy_noise <= 1:
-        raise click.UsageError(f"--copy-noise is a fraction of the input's range, over 0 up to 1. Got {copy_noise}.")
-    explainers = [_explainer(n, n_samples=samples, seed=seed, partly=True) for n in names.split(",")]
-    model = _model(**model_options)
-    if target is not None:
-        _check_target(model, target)
-    pictures = [out] if out else _distinct([f"{Path(name).stem}.compare" for name in inputs], ".png")
+    explainers = _explainers(names.split(","), also=("seed",), n_samples=samples, seed=seed)
+    pictures = _pictures(inputs, "compare", out)
+    model = _loaded(target, **model_options)
+    settings: dict[str, Any] = {"level": copy_noise, "copies": copies, "seed": seed or 0, "shared_noise": shared_noise}
     noise = "the same noise for input and copies" if shared_noise else "independent noise for input and copies"
 
-    def one(name: str, report: Report) -> None:
-        picture = pictures[next(indices)]
-        _keep_existing(picture, force)
+    def one(i: int, name: str, report: Report) -> _Said:
+        picture = pictures[i]
+        _check_free([picture], inputs, force)
         x = model.read(name)
-        settings: dict[str, Any] = {
-            "level": copy_noise,
-            "copies": copies,
-            "seed": seed or 0,
-            "shared_noise": shared_noise,
-        }
-        results = stability(model, x, explainers, target=target, **settings)
-        comparison_page(results, noise=f"Copies at noise level {copy_noise}; {noise}.").save(picture)
-        if as_json:
-            alike = {r.explainer.card.name: list(r.rank_correlations) for r in results}
-            click.echo(json.dumps({"input": name, "rank_correlation": alike, "picture": str(picture), **settings}))
-            return
-        click.echo(f"{name}: {results[0].original.decision.label} -> {picture}")
-        for result in results:
-            each = ", ".join(f"{value:.2f}" for value in result.rank_correlations)
-            click.echo(f"  {result.explainer.card.name}: rank correlation with the copies {each}")
+        results = stability(model, x, explainers, target=target, progress=report, **settings)
+        _write(picture, comparison_page(results, noise=f"Copies at noise level {copy_noise}; {noise}.").save)
+        alike = {r.explainer.card.name: r.rank_correlations for r in results}
+        data = {"input": name, "rank_correlation": alike, "picture": str(picture), **settings}
+        lines = [f"{_shown(name)}: {results[0].original.decision.label} -> {_shown(picture)}"]
+        for method, values in alike.items():
+            lines.append(f"  {method}: rank correlation with the copies {', '.join(f'{v:.2f}' for v in values)}")
+        return _Said(data, lines, _remarks(x.notes[0], [f for r in results for f in r.original.findings]))
 
-    indices = iter(range(len(inputs)))
     _each(inputs, one, as_json)
 
 
 @cli.command()
-@click.argument("inputs", nargs=-1, required=True)
-@click.option("--target", help="Class to explain: a label or an index; each input's top class if left out.")
+@_inputs
+@_target
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each input on standard output.")
-@_model_options
+@_model
 def check(inputs: tuple[str, ...], target: str | None, as_json: bool, **model_options: Any) -> None:
-    """Is this model fit to be explained on INPUTS, and what to do if not? Exit code 1 if it is not."""
+    """Say whether a model is fit to be explained, or what to do.
+
+    Exit code 1 if it is not, on any of INPUTS.
+    """
     from pellucid.catalogue import methods as find_methods
     from pellucid.core.diagnosis import Severity
     from pellucid.explainers.simple_gradient import SimpleGradient
 
-    model = _model(**model_options)
-    unfit = []
+    model = _loaded(target, **model_options)
+    offers = str(model.offers).replace(" and ", ", ")
+    fitting = len(find_methods(scope="local", model=model))
 
-    def one(name: str, report: Report) -> None:
+    def one(i: int, name: str, report: Report) -> _Said:
         x = model.read(name)
         a = SimpleGradient()(model, x, target)
-        top = model.predict(x).top(5)
-        fit = not any(finding.severity is Severity.ERROR for finding in a.findings)
-        if not fit:
-            unfit.append(name)
-        if as_json:
-            found = [{**vars(f), "input": name} for f in a.findings]
-            click.echo(json.dumps({"input": name, "model": model.name, "fit": fit, "top": top, "findings": found}))
-            return
-        click.echo(f"{name}: {model.name} says " + ", ".join(f"{label} {value:.1%}" for label, value, _ in top[:3]))
-        click.echo(f"  offers {model.offers}; {len(find_methods(model=model))} methods fit; this check took {a.cost}")
-        for finding in a.findings:
-            click.echo(f"  {finding.severity}: {finding}")
-        click.echo("  fit to be explained" if fit else "  not fit to be explained as it is")
+        prediction = model.predict(x)
+        probable = a.decision.probability is not None
+        top: list[dict[str, Any]] = [
+            {"index": k, "label": prediction.labels.short(k), "score": float(prediction.outputs[0, k]),
+             "probability": value if probable else None}
+            for _, value, k in prediction.top(5)
+        ]  # fmt: skip
+        fit = all(finding.severity is not Severity.ERROR for finding in a.findings)
+        says = ", ".join(_amount(best["label"], best["score"], best["probability"]) for best in top[:3])
+        lines = [
+            f"{_shown(name)}: {model.name} says {says}",
+            f"  offers {offers}; {fitting} local methods fit; this check took {a.cost}",
+            *(f"  {finding.severity}: {finding}" for finding in a.findings),
+            f"  {'fit to be explained' if fit else 'not fit to be explained as it is'}",
+        ]
+        findings = [{**vars(finding), "input": name} for finding in a.findings]
+        data = {"input": name, "model": model.name, "fit": fit, "top": top, "findings": findings}
+        return _Said(data, lines, _remarks(x.notes[0], ()), good=fit)
 
     _each(inputs, one, as_json)
-    if unfit:
-        sys.exit(1)
 
 
 def main() -> NoReturn:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # files and classes have names that not every terminal can show
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -288,151 +288,166 @@ def main() -> NoReturn:
         click.echo("Stopped.", err=True)
         sys.exit(130)
     except PellucidError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {_line(error)}", err=True)
         sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()  # nobody reads on; say nothing
-        sys.exit(1)
 
 
-def _each(inputs: Sequence[str], one: Callable[[str, Report], None], as_json: bool) -> None:
+def _each(inputs: Sequence[str], one: Callable[[int, str, Report], _Said], as_json: bool) -> None:
     """Every input, whatever happens to the others; then the exit code."""
-    failed = 0
-    done = 0
-    with _progress(len(inputs)) as report_for:
+    bad = 0
+    for i, name in enumerate(inputs):
+        place = f"{i + 1}/{len(inputs)} " if len(inputs) > 1 else ""
         try:
-            for name in inputs:
-                try:
-                    one(name, report_for(name))
-                    done += 1
-                except PellucidError as error:
-                    failed += 1
-                    line = str(error) if name in str(error) else f"{name}: {error}"
-                    click.echo(f"Error: {line}", err=True)
-                    if as_json:
-                        click.echo(json.dumps({"input": name, "error": line}))
-                except Exception:  # noqa: BLE001  # a defect of pellucid: told in full, and the other inputs still run
-                    failed += 1
-                    click.echo(f"Error: {name}: a defect of pellucid; please report what follows.", err=True)
-                    click.echo(traceback.format_exc(), err=True)
+            with _progress(place + _shown(Path(name).name)) as report:
+                said = one(i, name, report)
         except KeyboardInterrupt:
-            click.echo(f"Stopped. {done} of {len(inputs)} inputs are done; what was written stays.", err=True)
+            click.echo(f"Stopped. {i - bad} of {len(inputs)} inputs are done; what was written stays.", err=True)
             sys.exit(130)
-    if failed:
+        except Exception as error:  # noqa: BLE001  # the other inputs are still to be done
+            said = _failure(name, error)
+        bad += not said.good
+        for line in [_json(said.data)] if as_json else said.lines:
+            click.echo(line)
+        for remark in () if as_json else said.remarks:
+            click.echo(f"  {remark}", err=True)
+    if bad:
         sys.exit(1)
+
+
+def _failure(name: str, error: Exception) -> _Said:
+    """One line on standard error; after it, if pellucid itself is at fault, what its developers need."""
+    text = "not enough memory for this input." if isinstance(error, MemoryError) else _line(error)
+    defect = not isinstance(error, PellucidError | MemoryError)
+    if defect:
+        text = f"{name}: a defect of pellucid ({type(error).__name__}: {text}). Please report what follows."
+    line = text if name in text or repr(name) in text else f"{_shown(name)}: {text}"
+    click.echo(f"Error: {line}", err=True)
+    if defect:
+        click.echo("".join(traceback.format_exception(error)), err=True)
+    return _Said({"input": name, "error": line}, good=False)
 
 
 @contextmanager
-def _progress(count: int) -> Iterator[Callable[[str], Report]]:
-    """A live line on a terminal; nothing in a pipe."""
-    if not sys.stderr.isatty():
-        yield lambda name: None
+def _progress(what: str) -> Iterator[Report]:
+    """A live line on a terminal, nothing in a pipe. What a user's own code prints goes to standard error."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        with redirect_stdout(sys.stderr):
+            yield lambda done, total: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        number = iter(range(1, count + 1))
-
-        def report_for(name: str) -> Report:
-            place = f"[{next(number)}/{count}] " if count > 1 else ""
-            bar.reset(task, description=f"{place}{Path(name).name}".replace("[", "\\["), total=None)
-            return lambda progress: bar.update(task, completed=progress.done, total=progress.total)
-
-        yield report_for
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn())
+    # rich would redirect results to standard error as well, even into a file
+    with (
+        Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar,
+        redirect_stdout(sys.stderr),
+    ):
+        task = bar.add_task(escape(what), total=None, count="")
+        yield lambda done, total: bar.update(task, completed=done, total=total, count=f"{done}/{total}")
 
 
-def _explainer(name: str, *, partly: bool = False, **settings: Any) -> "Explainer":
-    """The method with the settings that were given; `partly` leaves out those that it does not have."""
-    from dataclasses import fields
-
+def _explainers(names: Sequence[str], also: Sequence[str] = (), **settings: Any) -> list["Explainer"]:
+    """The methods, each with those settings that it has. What none has (nor the command `also`) is a mistake."""
     from pellucid.catalogue import find
     from pellucid.core.explainer import Explainer
 
-    try:
+    known: dict[type[Explainer], set[str]] = {}
+    for name in names:
         method = find(name)
         if not issubclass(method, Explainer):
             raise click.UsageError(f"{name} is global: it explains a model, not an input. Use it from Python.")
-        known = {f.name for f in fields(method)}  # type: ignore[arg-type]  # every method is a dataclass
-        given = {key: value for key, value in settings.items() if value is not None}
-        surplus = [] if partly else [key for key in given if key not in known]
-        if surplus:
-            flags = {"n_samples": "--samples", "noise_level": "--noise-level", "seed": "--seed"}
-            raise click.UsageError(
-                f"{name} has no {' and no '.join(flags[key] for key in surplus)}: nothing is sampled."
-            )
-        return method(**{key: value for key, value in given.items() if key in known})
-    except PellucidError as error:
-        raise click.UsageError(str(error)) from error
+        known[method] = {f.name for f in fields(method)}  # type: ignore[arg-type]  # every method is a dataclass
+    given = {key: value for key, value in settings.items() if value is not None}
+    surplus = [_FLAGS[key] for key in given if key not in set(also).union(*known.values())]
+    if surplus:
+        raise click.UsageError(f"{', '.join(names)} has no {' and no '.join(surplus)}: nothing is sampled.")
+    return [method(**{key: given[key] for key in given if key in own}) for method, own in known.items()]
 
 
-def _model(
-    model_name: str, size: Any, mean: Any, std: Any, resize: str | None, labels: Path | None, trust_model: bool,
-    device: str | None,
-) -> "Model":  # fmt: skip
-    from pellucid.models.description import Description, read_labels
-    from pellucid.models.load import DEFAULT, load
+def _loaded(
+    target: str | None, *, model_name: str, labels: Path | None, trust_model: bool, device: str | None, **given: Any
+) -> "Model":
+    """The model; a target that it has not is refused before any work."""
+    with _progress(f"loading {model_name}"):
+        from pellucid.models.description import Description, read_labels
+        from pellucid.models.load import load
 
-    given = {"size": size, "mean": mean, "std": std, "resize": resize}
-    settings = tuple((name, value) for name, value in given.items() if value is not None)
-    if model_name == DEFAULT and (settings or labels):
-        raise click.UsageError(
-            f"{DEFAULT} knows its preprocessing and labels; --size, --mean … are for your own model."
-        )
-    try:
+        settings = tuple((name, value) for name, value in given.items() if value is not None)
         description = Description(settings, read_labels(labels) if labels else None)
-        return load(model_name, description=description, trust=trust_model, device=device)
-    except PellucidError as error:
-        raise click.UsageError(str(error)) from error
+        model = load(model_name, description=description, trust=trust_model, device=device)
+    if target is not None and model.labels is not None:
+        model.labels.find(target)
+    return model
 
 
-def _check_target(model: "Model", target: str) -> None:
+def _pictures(inputs: Sequence[str], kind: str, out: Path | None) -> list[Path]:
+    """A picture's name for each input, in this folder; stems that are equal but for case are numbered."""
+    if out is not None:
+        if len(inputs) > 1:
+            raise click.UsageError(f"--out names one picture, but there are {len(inputs)} inputs. Leave it out.")
+        if out.suffix.lower() != ".png":
+            raise click.UsageError(f"--out {out}: pictures are saved as .png, which keeps the recipe with the picture.")
+        if not out.parent.is_dir():
+            raise click.UsageError(f"--out {out}: there is no folder {out.parent}.")
+        return [out]
+    stems: dict[str, str] = {}
+    for first in (Path(name).stem for name in inputs):
+        stem, number = first, 2
+        while stem.lower() in stems:
+            stem, number = f"{first}-{number}", number + 1
+        stems[stem.lower()] = stem
+    return [Path(f"{stem}.{kind}.png") for stem in stems.values()]
+
+
+def _folder(path: Path) -> Path:
     try:
-        if model.labels is not None:
-            model.labels.find(target)
-    except TargetError as error:
-        raise click.UsageError(str(error)) from error
-
-
-def _distinct(stems: Sequence[str], suffix: str) -> list[Path]:
-    """A file in this folder for each stem; equal stems are numbered."""
-    taken: set[str] = set()
-    names = []
-    for stem in stems:
-        first, _, method = stem.rpartition(".")
-        name, number = stem, 2
-        while name.lower() in taken:
-            name, number = f"{first}-{number}.{method}", number + 1
-        taken.add(name.lower())
-        names.append(Path(name + suffix))
-    return names
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise click.UsageError(f"--save {folder}: cannot be made ({error.strerror}).") from error
+        raise click.UsageError(f"--save {path}: no folder can be made there ({error.strerror}).") from error
+    return path
 
 
-def _keep_existing(path: Path | None, force: bool) -> None:
-    from pellucid.errors import OutputError
+def _check_free(paths: Sequence[Path], inputs: Sequence[str], force: bool) -> None:
+    """Before any work: nothing of the user's is lost by writing there, and it can be done."""
+    for path in paths:
+        try:
+            if path.exists() and any(Path(name).exists() and path.samefile(name) for name in inputs):
+                raise OutputError(f"{_shown(path)} is one of the inputs and is kept. Choose another name with --out.")
+            if path.exists() and not force:
+                raise OutputError(f"{_shown(path)} exists and is kept. Give --force to replace it, or another name.")
+            if not os.access(path.parent, os.W_OK):
+                raise OutputError(f"{_shown(path)}: the folder does not allow writing. Work in one that is yours.")
+        except OSError as error:
+            raise OutputError(f"{_shown(path)}: not a possible name here ({error.strerror}).") from error
 
-    if path is not None and path.exists() and not force:
-        raise OutputError(f"{path} exists and is kept. Give --force to replace it, or another name.")
+
+def _write(path: Path, save: Callable[[Path], object]) -> None:
+    """The whole file or none, whatever interrupts it."""
+    try:
+        with TemporaryDirectory(prefix=".pellucid-", dir=path.parent) as folder:
+            part = Path(folder) / f"part{path.suffix}"
+            save(part)
+            part.replace(path)
+    except OutputError as error:
+        raise OutputError(str(error).replace(str(part), str(path))) from error
+    except OSError as error:
+        raise OutputError(f"{_shown(path)}: cannot be written ({error.strerror}).") from error
 
 
-def _repeated(x: "Input", times: int) -> "Input":
+def _with_targets(model: "Model", x: "Input", target: str | None, targets: int | None) -> tuple["Input", Any]:
+    """The input and its target; of several targets the input repeated, and the likeliest classes."""
     from pellucid.core.input import Input
 
-    return Input(
-        x.tensor.repeat(times, *(1,) * (x.tensor.ndim - 1)), x.sources * times, x.views * times, x.notes * times
-    )
+    if targets is None:
+        return x, target
+    chosen = [index for _, _, index in model.predict(x).top(targets)]
+    n = len(chosen)
+    return Input(x.tensor.repeat(n, *(1,) * (x.tensor.ndim - 1)), x.sources * n, x.views * n, x.notes * n), chosen
 
 
-def _draw(a: "Attribution", view: str, channels: "Channels") -> Any:
+def _draw(a: "Attribution", view: str, channels: "Channels") -> "Drawing":
     from pellucid.modalities.image.picture import heatmap, overlay, page
 
     if view == "overlay":
@@ -440,45 +455,48 @@ def _draw(a: "Attribution", view: str, channels: "Channels") -> Any:
     return heatmap(a, channels=channels) if view == "heatmap" else page(list(a), channels=channels)
 
 
-def _tell(name: str, a: "Attribution", x: "Input", written: Sequence[Path]) -> None:
-    decisions = ", ".join(d.label if d.probability is None else f"{d.label} {d.probability:.1%}" for d in a.decisions)
-    click.echo(f"{name}: {decisions}" + (f" -> {', '.join(map(str, written))}" if written else ""))
-    for note in x.notes[0]:
-        click.echo(f"  note: {note}", err=True)
-    for finding in _once(a.findings):
-        click.echo(f"  {finding.severity}: {finding}", err=True)
+def _remarks(notes: Sequence[str], findings: Sequence["Finding"]) -> list[str]:
+    """Notes on the input, and what of the findings should change the trust in a map, each once."""
+    once = {finding.code: finding for finding in findings if finding.severity != "note"}
+    return [f"note: {note}" for note in notes] + [f"{finding.severity}: {finding}" for finding in once.values()]
 
 
-def _once(findings: Sequence["Finding"]) -> list["Finding"]:
-    """Findings about several rows of one photo, told once."""
-    return list({finding.code: finding for finding in findings}.values())
+def _amount(label: str, score: float | None, probability: float | None) -> str:
+    return f"{label} {score:.4g}" if probability is None else f"{label} {probability:.1%}"
 
 
-def _as_data(name: str, a: "Attribution", picture: Path | None, raw: Path | None) -> dict[str, Any]:
+def _shown(name: str | Path) -> str:
+    """A file's name on one line, without what would act on a terminal."""
+    return str(name) if str(name).isprintable() else repr(str(name))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _json(data: dict[str, Any]) -> str:
+    # JSON has neither NaN nor infinity: null
+    return json.dumps(json.loads(json.dumps(data), parse_constant=lambda constant: None))
+
+
+def _as_data(name: str, a: "Attribution", x: "Input", picture: Path | None, raw: Path | None) -> dict[str, Any]:
     from pellucid.core.recipe import encode
 
     return {
         "input": name,
         "method": a.recipe.explainer["type"],
         "decisions": [{**vars(d), "target": encode(d.target)} for d in a.decisions],
-        "samples_used": list(a.estimate.samples),
+        "samples_used": a.estimate.samples,
         "stopped": a.estimate.stopped,
         "passes": vars(a.cost),
-        "findings": [vars(f) for f in a.findings],
-        "picture": None if picture is None else str(picture),
-        "map": None if raw is None else str(raw),
+        "notes": x.notes[0],
+        "findings": [vars(finding) for finding in a.findings],
+        "picture": picture and str(picture),
+        "map": raw and str(raw),
         "recipe": vars(a.recipe),
     }
 
 
-def _card_data(card: Any) -> dict[str, Any]:
-    plain = {name: str(getattr(card, name)) for name in ("name", "title", "scope", "access", "stage", "applicability")}
-    return {
-        **plain,
-        "needs": str(card.needs).split(" and "),
-        "cost": vars(card.cost),
-        "sampled": card.sampled,
-        "modalities": sorted(card.modalities),
-        "reference": card.reference,
-        "caveats": list(card.caveats),
-    }
+def _card_data(card: "MethodCard") -> dict[str, Any]:
+    needs, modalities = str(card.needs).split(" and "), sorted(card.modalities)
+    return {**vars(card), "access": card.access, "needs": needs, "cost": vars(card.cost), "modalities": modalities}

@@ -10,13 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy
+import numpy as np
 import pytest
 import torch
 from catalogue import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-PRELOADED = (numpy, torch)  # imported before the fork, so that every child has them at once
+PRELOADED = (np, torch)  # imported before the fork, so that every child has them at once
 
 
 def child(mutant: Mutant, folder: Path) -> int:

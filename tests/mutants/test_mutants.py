@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.mutants.catalogue import MUTANTS
 
 KILLED = 1  # pytest's exit code when tests ran and some failed

@@ -13,10 +13,12 @@ select = "logits"             # where the network returns a dict or a tuple
 """
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pellucid.core.prediction import OutputKind
 from pellucid.errors import ArgumentError, ModelError
 from pellucid.modalities.image.preprocess import ImagePreprocess
 
@@ -24,6 +26,13 @@ __all__ = ["Description", "read_description", "read_labels"]
 
 _MOST_BYTES = 16 * 2**20
 _REQUIRED = ("size", "mean", "std")
+_KINDS = [kind.value for kind in OutputKind]
+_OUTPUT: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "labels": (lambda v: isinstance(v, str) or _are_names(v), "a file's name, or a list of names"),
+    "kind": (lambda v: v in _KINDS, f"one of {', '.join(_KINDS)}"),
+    "select": (lambda v: isinstance(v, str) or type(v) is int, "a key or an index"),
+}
+"""What [output] takes: each with its test, and in words."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Description:
         """How pictures are prepared.
 
         Raises:
-            ModelError: something that cannot be guessed was left out; it is named.
+            ModelError: something that cannot be guessed was left out, or has no sense; it is named.
         """
         known = dict(self.input)
         missing = [name for name in _REQUIRED if name not in known]
@@ -49,7 +58,10 @@ class Description:
                 f"{' '.join(f'--{name}' for name in missing)}, or a model.toml beside it with [input] "
                 f"{', '.join(f'{name} = ...' for name in missing)}."
             )
-        return ImagePreprocess(**known)
+        try:
+            return ImagePreprocess(**known)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"{model}: its inputs cannot be prepared so. {error}") from error
 
     def over(self, other: "Description") -> "Description":
         """These settings, and those of `other` where these say nothing."""
@@ -65,20 +77,26 @@ def read_description(path: Path) -> Description:
     """The description in a TOML file.
 
     Raises:
-        ModelError: not TOML, or a name that does not exist.
+        ModelError: not TOML, a name that does not exist, or a value of the wrong kind.
+        ArgumentError: the file, or that of its labels, cannot be read.
     """
     try:
         data = tomllib.loads(_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ModelError(f"{path}: not a TOML file ({error}).") from error
     given, output = data.pop("input", {}), data.pop("output", {})
+    if not isinstance(given, dict) or not isinstance(output, dict):
+        raise ModelError(f"{path}: input and output are tables. Write [input] and [output].")
     known = [f.name for f in fields(ImagePreprocess)]
-    wrong = [*data, *(name for name in given if name not in known)]
-    wrong += [name for name in output if name not in ("labels", "kind", "select")]
+    wrong = [*data, *(name for name in given if name not in known), *(name for name in output if name not in _OUTPUT)]
     if wrong:
         raise ModelError(
-            f"{path}: {', '.join(wrong)} is not known. [input] takes {', '.join(known)}; [output] labels, kind, select."
+            f"{path}: {', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not known. [input] takes "
+            f"{', '.join(known)}; [output] {', '.join(_OUTPUT)}."
         )
+    for name, value in output.items():
+        if not _OUTPUT[name][0](value):
+            raise ModelError(f"{path}: {name} under [output] is {_OUTPUT[name][1]}. Got {value!r}.")
     labels = output.get("labels")
     if isinstance(labels, str):
         labels = read_labels(path.parent / labels)
@@ -92,18 +110,24 @@ def read_labels(path: Path) -> tuple[str, ...]:
     Raises:
         ArgumentError: no such file, an empty one, or not text.
     """
-    names = tuple(line.strip() for line in _text(path).splitlines())
-    while names and not names[-1]:
-        names = names[:-1]
-    if not names:
+    lines = _text(path).split("\n")  # and nothing else, as splitlines() would part at rarer signs
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
         raise ArgumentError(f"{path}: expected one class name a line, but the file is empty.")
-    return names
+    return tuple(line.strip() for line in lines)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
 
 
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ArgumentError(f"{path}: over {_MOST_BYTES // 2**20} MiB is too large for a description.")
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_text("utf-8-sig")  # editors on Windows write a mark at the beginning
+    except OSError as error:
+        raise ArgumentError(f"{path}: cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
         raise ArgumentError(f"{path}: cannot be read as text ({error}).") from error

@@ -8,7 +8,9 @@ import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +18,8 @@ from typing import Any
 from torch import nn
 
 from pellucid.core.model import Model, TorchModel
-from pellucid.errors import FixedShape, ModelError, PellucidError
+from pellucid.errors import ArgumentError, FixedShape, ModelError, PellucidError
+from pellucid.modalities.image.preprocess import ImagePreprocess
 from pellucid.models.description import Description, read_description
 
 __all__ = ["DEFAULT", "load"]
@@ -41,6 +44,7 @@ def load(
 
     Raises:
         ModelError: nothing of that name, a file that is refused, or a preprocessing that is not known.
+        ArgumentError: a setting that does not fit the model, or a device that is not there.
 
     Example:
         >>> import pellucid as pl
@@ -50,26 +54,18 @@ def load(
     text = str(name)
     given = description or Description()
     if text == DEFAULT:
+        _refuse_settings(DEFAULT, given)
         return _embedded(device)
-    path, _, function = text.rpartition(":")
-    if path and function.isidentifier():
-        built = _build(path, function)
-        if isinstance(built, Model):
-            return built
-        return _described(built, text, given.over(_beside(Path(path))), device)
+    where, _, function = text.rpartition(":")
+    if where.endswith(".py") or (where and function.isidentifier()):
+        return _from_function(where, function, given, device)
     file = Path(text)
     if file.suffix.lower() == ".pt2":
-        from pellucid.models.exported import read_program
-
-        program = read_program(file, trust=trust)
-        model = _described(program.network, text, given.over(_beside(file)), device)
-        _check_size(model, program.input_shape, text)
-        return model
-    raise ModelError(_refusal(text, file))
+        return _from_program(file, given, trust, device)
+    raise ModelError(_refusal(text))
 
 
 def _embedded(device: str | None) -> TorchModel:
-    from pellucid.modalities.image.preprocess import ImagePreprocess
     from pellucid.models.efficientnet_lite0 import pretrained
     from pellucid.models.imagenet import labels
 
@@ -78,12 +74,34 @@ def _embedded(device: str | None) -> TorchModel:
     return TorchModel(pretrained(), preprocess=prepare, labels=labels(), output="logits", device=device, name=DEFAULT)
 
 
-def _described(net: object, name: str, known: Description, device: str | None) -> TorchModel:
-    if not isinstance(net, nn.Module):
+def _from_function(where: str, function: str, given: Description, device: str | None) -> Model:
+    if Path(where).suffix.lower() in _PICKLES or not function.isidentifier():
+        raise ModelError(_refusal(where))
+    name = f"{where}:{function}"
+    built, file = _built(where, function)
+    if isinstance(built, Model):
+        _refuse_settings(name, given, device)
+        return built
+    if not isinstance(built, nn.Module):
         raise ModelError(
-            f"{name}: expected a torch.nn.Module or a pellucid Model, but got {type(net).__name__}. "
+            f"{name}: expected a torch.nn.Module or a pellucid Model, but got {type(built).__name__}. "
             "The function takes no argument and returns the network."
         )
+    return _described(built, name, given.over(_beside(file)), device)
+
+
+def _from_program(file: Path, given: Description, trust: bool, device: str | None) -> TorchModel:
+    from pellucid.models.exported import check_dynamic_batch, read_program
+
+    place = TorchModel(nn.Identity(), device=device).device  # refuses a device that is not there
+    program = read_program(file, trust=trust, device=place)
+    check_dynamic_batch(program)
+    known = given.over(_beside(file))
+    _check_shape(str(file), known.preprocess(str(file)), program.input_shape)
+    return _described(program.network, str(file), known, device)
+
+
+def _described(net: nn.Module, name: str, known: Description, device: str | None) -> TorchModel:
     return TorchModel(
         net,
         preprocess=known.preprocess(name),
@@ -95,84 +113,139 @@ def _described(net: object, name: str, known: Description, device: str | None) -
     )
 
 
-def _beside(path: Path) -> Description:
-    for candidate in (path.with_suffix(".toml"), path.with_name("model.toml")):
+def _refuse_settings(name: str, given: Description, device: str | None = None) -> None:
+    """A model that knows its preprocessing would leave other settings unused."""
+    settings = {**dict(given.input), "labels": given.labels, "kind": given.kind, "select": given.select}
+    unused = [key for key, value in {**settings, "device": device}.items() if value is not None]
+    if unused:
+        raise ArgumentError(
+            f"{name} brings its own {', '.join(unused)}. Leave out what was given: it would not be used."
+        )
+
+
+def _beside(file: Path | None) -> Description:
+    """The description next to the model's file."""
+    for candidate in (file.with_suffix(".toml"), file.with_name("model.toml")) if file else ():
         if candidate.is_file():
             return read_description(candidate)
     return Description()
 
 
-def _build(where: str, function: str) -> Any:
-    if where.endswith(".py"):
-        path = Path(where)
-        if not path.is_file():
-            raise ModelError(f"{where}: there is no such file.")
-        module = _run_file(path)
-    else:
+def _built(where: str, function: str) -> tuple[Any, Path | None]:
+    """What the function returns (a network or Model of that name is taken as it is), and the file it stands in."""
+    path = Path(where).absolute() if where.endswith(".py") else None
+    if path and not path.is_file():
+        raise ModelError(f"{where}: there is no such file.")
+    with _importing_from(path.parent if path else None):
         try:
-            module = importlib.import_module(where)
-        except Exception as error:
-            raise ModelError(f"{where}: importing it failed with {type(error).__name__}: {error}") from error
-    build: Callable[[], Any] | None = getattr(module, function, None)
-    if not callable(build):
-        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise ModelError(f"{where} has no function {function!r}. It has {', '.join(names[:10]) or 'none'}.")
+            module = _run_file(path) if path else importlib.import_module(where)
+        except (Exception, SystemExit) as error:
+            raise ModelError(f"{where} cannot be imported: {_told(error, path)}") from error
+        file = Path(origin) if (origin := getattr(module, "__file__", None)) else None
+        build: Callable[[], Any] | None = getattr(module, function, None)
+        if isinstance(build, nn.Module | Model):
+            return build, file
+        if not callable(build):
+            raise ModelError(f"{where} has no function {function!r}. It has {', '.join(_own(module)) or 'none'}.")
+        try:
+            return build(), file
+        except PellucidError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise ModelError(f"{where}:{function} failed with {_told(error, file)}") from error
+
+
+@contextmanager
+def _importing_from(folder: Path | None) -> Iterator[None]:
+    """A file may import its neighbours, as if it were run as a script; a module may lie in the working directory."""
+    place = str(folder or Path.cwd())
+    sys.path.insert(0 if folder else len(sys.path), place)
     try:
-        return build()
-    except PellucidError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{where}:{function} failed with {type(error).__name__}: {error}") from error
+        yield
+    finally:
+        if place in sys.path:
+            sys.path.remove(place)
 
 
 def _run_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = path.stem
+    while name in sys.modules and getattr(sys.modules[name], "__file__", None) != str(path):
+        name += "_"  # "torch.py" and its like must not displace a module that others use
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ModelError(f"{path}: not a Python file.")
+        raise ImportError("not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)  # dataclasses and pickling look their module up
-    # The file may import its neighbours, as it could if it were run as a script.
-    sys.path.insert(0, str(path.parent.resolve()))
+    sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise ModelError(f"{path}: running it failed with {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(path.parent.resolve()))
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
-def _check_size(model: TorchModel, shape: tuple[int | None, ...], name: str) -> None:
-    prepare = model.preprocess
-    size = getattr(prepare, "size", None)
-    sides = size if isinstance(size, tuple) else (size, size)
-    for expected, given in zip(shape[2:], sides, strict=False):
-        if expected is not None and expected != given:
-            raise FixedShape(
-                f"{name}: exported for inputs of {' x '.join(map(str, shape[2:]))}, but the preprocessing gives "
-                f"{sides[0]} x {sides[1]}. Give --size {shape[2]}, or export it with dynamic height and width."
-            )
+def _told(error: BaseException, file: Path | None) -> str:
+    """An error of the user's code, and the line of the file where it came about."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f"{type(error).__name__}: {error}" + (f" ({file and file.name}, line {lines[-1]})" if lines else "")
 
 
-def _refusal(text: str, file: Path) -> str:
+def _own(module: ModuleType) -> list[str]:
+    own = ((n, value) for n, value in vars(module).items() if callable(value) and not n.startswith("_"))
+    return [n for n, value in own if getattr(value, "__module__", None) == module.__name__][:10]
+
+
+def _check_shape(name: str, prepare: ImagePreprocess, shape: tuple[int | None, ...]) -> None:
+    """Raises ModelError unless the program takes what the preprocessing gives."""
+    if len(shape) != 4:
+        raise ModelError(
+            f"{name}: expected a program for pictures (batch, channels, height, width), but its inputs have "
+            f"{len(shape)} dimensions."
+        )
+    planes = 1 if prepare.channels == "gray" else 3
+    if shape[1] not in (None, planes):
+        raise FixedShape(
+            f"{name}: exported for {shape[1]} channels, but the preprocessing gives {planes}. A model.toml beside it "
+            'says otherwise with [input] channels = "gray", "rgb" or "bgr".'
+        )
+    sides = prepare.size if isinstance(prepare.size, tuple) else (prepare.size, prepare.size)
+    if any(expected not in (None, given) for expected, given in zip(shape[2:], sides, strict=True)):
+        size = "x".join(str(expected or given) for expected, given in zip(shape[2:], sides, strict=True))
+        raise FixedShape(
+            f"{name}: exported for inputs of {size} (height x width), but the preprocessing gives "
+            f"{sides[0]}x{sides[1]}. Give --size {size}, or export it with dynamic height and width."
+        )
+
+
+def _refusal(text: str) -> str:
+    file = Path(text)
     suffix = file.suffix.lower()
-    if suffix == ".py":
-        return f"{text}: name the function that builds the network, {text}:{_function_in(file)}."
     if suffix in _PICKLES:
         return (
             f"{text}: pickled modules and checkpoints can run code on loading and are refused. Write a function that "
             f"builds the network and loads its state dict with torch.load(path, weights_only=True), and give {_CODE}; "
             "or export the network with torch.export.save to a .pt2 file."
         )
-    if file.exists():
-        return f"{text}: expected {_CODE} or a .pt2 program, but this is a {suffix or 'file without a suffix'}."
-    return f"There is no model {text!r}. Expected {DEFAULT}, {_CODE}, or a .pt2 file that exists."
+    if not file.exists():
+        return f"There is no model {text!r}. Expected {DEFAULT}, {_CODE}, or a .pt2 file that exists."
+    if suffix == ".py":
+        names = _functions_in(file)
+        has = f" It has {', '.join(names)}." if names else ""
+        return f"{text}: name the function that builds the network, {text}:{names[0] if names else 'build'}.{has}"
+    what = "a folder" if file.is_dir() else f"a {suffix}" if suffix else "a file without a suffix"
+    return f"{text}: expected {_CODE} or a .pt2 program, but this is {what}."
 
 
-def _function_in(file: Path) -> str:
-    """A likely function of the file, read without running it."""
+def _functions_in(file: Path) -> list[str]:
+    """The functions of the file that can be called without arguments, read without running it."""
     try:
-        tree = ast.parse(file.read_text("utf-8"))
+        tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError):
-        return "build"
-    return next((node.name for node in tree.body if isinstance(node, ast.FunctionDef)), "build")
+        return []
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    return [node.name for node in functions if not _required(node.args)][:10]
+
+
+def _required(arguments: ast.arguments) -> bool:
+    positional = len(arguments.posonlyargs) + len(arguments.args) - len(arguments.defaults)
+    return positional > 0 or None in arguments.kw_defaults

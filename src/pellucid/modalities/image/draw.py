@@ -104,7 +104,7 @@ def overlay_pixels(view: View, heat: Heatmap) -> UInt8[np.ndarray, "h w 3"]:
     down = _weights(high, top, bottom, heat.values.shape[0])
     along = _weights(wide, left, right, heat.values.shape[1]).T
     spread = down @ _scaled(heat) @ along
-    opacity = np.abs(spread)[..., None] ** 1.5  # in proportion, the many small values would be a haze over the photo
+    opacity = spread[..., None] ** 2  # in proportion to it, the many small values would be a haze over the photo
     grey = photo.mean(-1, keepdims=True, dtype=np.float32)
     blended = (38 + 0.7 * grey) * (1 - opacity) + _coloured(spread, heat.signed) * opacity
     blended[down @ ~np.isfinite(heat.values) @ along > 0] = _BROKEN
@@ -127,18 +127,17 @@ def reduced(view: View) -> View:
 
 
 def inscribed(pixels: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture with a text across its middle."""
-    high, wide = pixels.shape[:2]
+    """The picture with a text along its lower edge."""
     sheet = _Sheet(pixels)
-    style: dict[str, Any] = {"ha": "center", "va": "center", "color": "crimson", "backgroundcolor": "white"}
-    sheet.write(wide / 2, high / 2, _wrapped(text, 46, 8), 9, 0.9 * wide, **style)
+    style: dict[str, Any] = {"ha": "center", "va": "bottom", "color": "crimson", "backgroundcolor": "white"}
+    sheet.write(sheet.wide / 2, sheet.high - 8, _wrapped(text, 46, 8), 9, 0.9 * sheet.wide, **style)
     return sheet.drawn()
 
 
 def compose(rows: Sequence[Sequence[Panel]], metadata: str, caption: str = "") -> Drawing:
     """Rows of panels as one picture."""
     wide = max(len(row) for row in rows) * (_SIDE + _GAP) + _GAP
-    lines = textwrap.wrap(caption, (wide - 2 * _GAP) // 7)
+    lines = textwrap.wrap(caption, (wide - 2 * _GAP) * 2 // 13)
     places, y = [], _GAP // 2
     for row in rows:
         y += _TITLE * max(_lines(_title(panel)) for panel in row) + 6
@@ -212,7 +211,7 @@ def _height(panel: Panel) -> int:
 
 
 def _title(panel: Panel) -> str:
-    return _wrapped(panel.title, 50, 2)
+    return _wrapped(panel.title, 50, 4)
 
 
 def _below(panel: Panel) -> str:
@@ -231,9 +230,9 @@ def _lines(text: str) -> int:
 def _wrapped(text: str, width: int, most: int) -> str:
     """At most `most` lines; the line breaks in the text are kept."""
     lines = [line for part in text.split("\n") for line in textwrap.wrap(part, width)]
-    return "\n".join(
-        [*lines[: most - 1], textwrap.shorten(" ".join(lines[most - 1 :]), width, placeholder=" …")]
-    ).strip()
+    if len(lines) > most:
+        lines[most - 1 :] = [f"{lines[most - 1][: width - 2]} …"]
+    return "\n".join(lines)
 
 
 def _scaled(heat: Heatmap) -> Float[np.ndarray, "h w"]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_page", "heatmap", "on_one_scale", "overlay", "page"]
 
+_LABEL = 80  # letters of a label in a title: two lines with its probability
+
 
 def heatmap(
     a: Attribution, *, channels: Channels = "max_abs", percentile: float = 99.0, limit: float | None = None
@@ -133,9 +135,10 @@ def map_panel(a: Attribution, heat: Heatmap) -> "Panel":
 def title_of(a: Attribution) -> str:
     """The decision in a few words: class and probability."""
     decision = a.decision
+    label = decision.label if len(decision.label) <= _LABEL else f"{decision.label[:_LABEL]}…"
     if decision.probability is None:
-        return decision.label if decision.score is None else f"{decision.label}: {decision.score:.3g}"
-    return f"{decision.label} {decision.probability:.1%}"
+        return label if decision.score is None else f"{label}: {decision.score:.3g}"
+    return f"{label} {decision.probability:.1%}"
 
 
 def method_caption(a: Attribution) -> str:
