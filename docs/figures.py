@@ -25,7 +25,7 @@ PHOTOS = 20
 DOG, BANANA = 222, 954  # kuvasz, the likeliest dog of the picture, and banana, its likeliest class
 
 
-def cat(model: pl.TorchModel) -> None:
+def cat(model: pl.Model) -> None:
     """The page that `pellucid explain cat.png` draws, and its comparison."""
     x = model.read(data.chelsea())
     pl.page([pl.SmoothGrad()(model, x)]).save(HERE / "img" / "cat.smooth-grad.png")
@@ -34,7 +34,7 @@ def cat(model: pl.TorchModel) -> None:
     pl.comparison_page(results, noise=noise).save(HERE / "img" / "cat.compare.png")
 
 
-def dog_banana(model: pl.TorchModel) -> None:
+def dog_banana(model: pl.Model) -> None:
     """The maps of a picture with a dog in its left half and a banana in its right half, for each of the two."""
     x = model.read(SHARED / "pictures" / "dog_banana.png")
     maps = [pl.SmoothGrad()(model, x, target) for target in (DOG, BANANA)]
@@ -44,11 +44,11 @@ def dog_banana(model: pl.TorchModel) -> None:
         left = float(power[:112].sum() / power.sum())
         title = f"{title_of(a)}\n{left:.0%} of |score| left, {1 - left:.0%} right"
         panels.append(replace(map_panel(a, heat), title=title))
-    caption = "One picture: a dog in its left half, bananas in its right half. SmoothGrad, 50 samples, noise level 0.15."
+    caption = "One picture, a dog in its left half and bananas in its right half. SmoothGrad, 50 samples."
     compose([panels], metadata(maps), caption).save(HERE / "img" / "dog_banana.png")
 
 
-def measured(model: pl.TorchModel) -> list[list[Stability]]:
+def measured(model: pl.Model) -> list[list[Stability]]:
     """Both methods on photos of ImageNet's validation set, of which a noised copy keeps the prediction."""
     folder = SHARED / "ilsvrc2012-val-650"
     with (folder / "boxes.csv").open() as file:
@@ -63,7 +63,7 @@ def measured(model: pl.TorchModel) -> list[list[Stability]]:
     return results
 
 
-def stability_table(model: pl.TorchModel) -> str:
+def stability_table(model: pl.Model) -> str:
     """Rank correlation of the signed maps of photo and copy, a row a photo, and the mean gain with its interval."""
     rows, gains = [], []
     for simple, smooth in measured(model):
@@ -75,8 +75,8 @@ def stability_table(model: pl.TorchModel) -> str:
     head = "| photo | top class | Simple Gradient | SmoothGrad | gain |\n|---|---|--:|--:|--:|\n"
     better = sum(gain > 0 for gain in gains)
     return (
-        f"{head}{chr(10).join(rows)}\n\nSmoothGrad is the more stable one on {better} of {len(gains)} photos; the mean "
-        f"gain is {np.mean(gains):.3f}, with a 95 % bootstrap interval from {interval.low:.3f} to {interval.high:.3f}.\n"
+        f"{head}{chr(10).join(rows)}\n\nSmoothGrad is the more stable one on {better} of {len(gains)} photos; the mean gain "
+        f"is {np.mean(gains):.3f}, with a 95 % bootstrap interval from {interval.low:.3f} to {interval.high:.3f}.\n"
     )
 
 
@@ -84,7 +84,6 @@ def main() -> None:
     """Draw what can be drawn here, and say what cannot."""
     (HERE / "img").mkdir(exist_ok=True)
     model = pl.load("efficientnet-lite0")
-    assert isinstance(model, pl.TorchModel)
     cat(model)
     if not SHARED.is_dir():
         print(json.dumps({"left as they are, without ../shared/data": ["img/dog_banana.png", "stability.md"]}))
