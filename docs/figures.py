@@ -75,8 +75,8 @@ def stability_table(model: pl.Model) -> str:
     head = "| photo | top class | Simple Gradient | SmoothGrad | gain |\n|---|---|--:|--:|--:|\n"
     better = sum(gain > 0 for gain in gains)
     return (
-        f"{head}{chr(10).join(rows)}\n\nSmoothGrad is the more stable one on {better} of {len(gains)} photos; the mean gain "
-        f"is {np.mean(gains):.3f}, with a 95 % bootstrap interval from {interval.low:.3f} to {interval.high:.3f}.\n"
+        f"{head}{chr(10).join(rows)}\n\nSmoothGrad is the more stable one on {better} of {len(gains)} photos; its mean "
+        f"gain is {np.mean(gains):.3f}, with a 95 % bootstrap interval {interval.low:.3f} to {interval.high:.3f}.\n"
     )
 
 

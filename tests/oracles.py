@@ -77,11 +77,11 @@ class Raising(nn.Module):
     def __init__(self, calls: int = 1) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(4)
-        self.left = calls
+        self.left = [calls]  # a list, since a number would be put back after each call
 
     def forward(self, x: Tensor) -> Tensor:
-        self.left -= 1
-        if self.left <= 0:
+        self.left[0] -= 1
+        if self.left[0] <= 0:
             raise RuntimeError("the network broke")
         return self.norm(x)
 

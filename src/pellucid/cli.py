@@ -34,6 +34,7 @@ __all__ = ["main"]
 
 _CHANNELS = ("max_abs", "sum_abs", "abs_sum", "sum", "mean")
 _FLAGS = {"n_samples": "--samples", "noise_level": "--noise-level", "seed": "--seed"}
+_WIDTH = 24  # characters of a name beside a bar, so that both fit a narrow terminal
 
 Report = Callable[[int, int], None]
 """Is told how many of how many steps are done."""
@@ -280,9 +281,12 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # files and classes have names that not every terminal can show
             stream.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        sys.exit(cli.main(prog_name="pellucid", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.NoSuchOption):
+            for name in (word for word in sys.argv if word.startswith("-") and Path(word).exists()):
+                click.echo(f"For the file of that name write .{os.sep}{name}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped.", err=True)
@@ -290,6 +294,9 @@ def main() -> NoReturn:
     except PellucidError as error:
         click.echo(f"Error: {_line(error)}", err=True)
         sys.exit(2)
+    except OSError as error:
+        click.echo(f"Error: the results cannot be written ({error.strerror}).", err=True)
+        sys.exit(1)
 
 
 def _each(inputs: Sequence[str], one: Callable[[int, str, Report], _Said], as_json: bool) -> None:
@@ -319,8 +326,8 @@ def _failure(name: str, error: Exception) -> _Said:
     text = "not enough memory for this input." if isinstance(error, MemoryError) else _line(error)
     defect = not isinstance(error, PellucidError | MemoryError)
     if defect:
-        text = f"{name}: a defect of pellucid ({type(error).__name__}: {text}). Please report what follows."
-    line = text if name in text or repr(name) in text else f"{_shown(name)}: {text}"
+        text = f"a defect of pellucid ({type(error).__name__}: {text}). Please report what follows."
+    line = text if text.startswith((f"{name}: ", repr(name))) else f"{_shown(name)}: {text}"
     click.echo(f"Error: {line}", err=True)
     if defect:
         click.echo("".join(traceback.format_exception(error)), err=True)
@@ -330,7 +337,7 @@ def _failure(name: str, error: Exception) -> _Said:
 @contextmanager
 def _progress(what: str) -> Iterator[Report]:
     """A live line on a terminal, nothing in a pipe. What a user's own code prints goes to standard error."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         with redirect_stdout(sys.stderr):
             yield lambda done, total: None
         return
@@ -344,7 +351,8 @@ def _progress(what: str) -> Iterator[Report]:
         Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar,
         redirect_stdout(sys.stderr),
     ):
-        task = bar.add_task(escape(what), total=None, count="")
+        short = what if len(what) <= _WIDTH else what[: _WIDTH - 1] + "…"
+        task = bar.add_task(escape(short), total=None, count="")
         yield lambda done, total: bar.update(task, completed=done, total=total, count=f"{done}/{total}")
 
 

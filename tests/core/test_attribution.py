@@ -1,4 +1,5 @@
 import json
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from safetensors.torch import save_file
 from tests.oracles import Linear, conv_net, uniform
 
 import pellucid as pl
+from pellucid.core.estimate import Estimate
 
 NET = conv_net()
 X = uniform(3, 3, 9, 9)
@@ -111,6 +113,83 @@ def test_it_runs_again_as_it_was_run():
 def test_other_weights_are_refused(a):
     with pytest.raises(pl.RecipeError, match=r"computed with weights"):
         a.reproduce(pl.TorchModel(conv_net(seed=1)), X)
+
+
+def test_another_function_with_the_same_weights_is_refused(a):
+    other = conv_net()
+    other[2] = torch.nn.Tanh()
+    with pytest.raises(pl.RecipeError, match="computed with weights"):
+        a.reproduce(pl.TorchModel(other), X)
+
+
+def test_mode_and_output_kind_are_those_of_the_recipe():
+    made = pl.TorchModel(NET, mode="as-is", output="logits")
+    a = EXPLAIN(made, X, pl.LogProb(1))
+    assert torch.equal(a.reproduce(pl.TorchModel(NET), X).scores, a.scores)
+
+
+def test_both_forms_of_the_noise_level_are_in_the_recipe():
+    x = torch.stack([X[0], 2 * X[0]])
+    notes = pl.SmoothGrad(n_samples=2, noise_level=pl.NoiseLevel.absolute(0.5))(pl.TorchModel(NET), x).recipe.notes
+    span = float(X[0].max() - X[0].min())
+    assert notes["sigma"] == [0.5, 0.5]
+    assert notes["noise_level"] == pytest.approx([0.5 / span, 0.25 / span])
+
+
+def tamper(a, tmp_path, change) -> pl.Attribution:
+    """The stored result, its description changed, loaded again."""
+    path = a.save(tmp_path / "a")
+    with safe_open(str(path), framework="pt") as file:
+        facts = json.loads(file.metadata()["pellucid"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    change(facts)
+    save_file(tensors, str(path), metadata={"pellucid": json.dumps(facts)})
+    return pl.Attribution.load(path)
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: facts["recipe"]["explainer"].update(settings=[1]),
+        lambda facts: facts["recipe"]["explainer"].update(type=[1]),
+        lambda facts: facts["recipe"].update(explainer=5),
+        lambda facts: facts["recipe"].update(explainer={"type": "ClassScore", "settings": {"index": 1}}),
+        lambda facts: facts["recipe"].update(keys=["zz"]),
+        lambda facts: facts["recipe"].update(run=None),
+        lambda facts: facts["recipe"]["run"].update(micro_batch=-3),
+        lambda facts: facts["recipe"].update(targets=[{"type": "SmoothGrad"}] * 3),
+        lambda facts: facts.update(samples=[]),
+        lambda facts: facts.update(decisions=facts["decisions"][:1]),
+        lambda facts: facts.update(views=[{"kind": "image"}]),
+    ],
+)
+def test_a_file_that_was_tampered_with_is_refused_in_words(a, tmp_path, change):
+    with pytest.raises(pl.RecipeError):
+        tamper(a, tmp_path, change).reproduce(pl.TorchModel(NET, labels=["cat", "dog", "owl"]), X)
+
+
+@pytest.mark.doors
+def test_deeply_nested_metadata_is_refused(tmp_path):
+    save_file({"w": torch.ones(1)}, str(tmp_path / "deep"), metadata={"pellucid": "[" * 100_000})
+    with pytest.raises(pl.RecipeError, match="not a readable"):
+        pl.Attribution.load(tmp_path / "deep")
+
+
+def test_a_model_that_cannot_be_verified_is_told():
+    class Scores(pl.Explainer):
+        """Its scores for the three outputs."""
+
+        @property
+        def card(self):
+            return replace(pl.SimpleGradient().card, name="scores", needs=pl.Needs.SCORES)
+
+        def attribute(self, model, x, targets, call):
+            return Estimate.exact(model.outputs(x)[:, :1] * x)
+
+    model = pl.FunctionModel(lambda rows: rows, output="logits")
+    a = dataclass(frozen=True)(Scores)()(model, uniform(1, 3))
+    assert [f.code for f in a.reproduce(model, uniform(1, 3)).findings] == ["unverified-model"]
 
 
 def test_other_inputs_are_refused(a):

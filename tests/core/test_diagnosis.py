@@ -87,9 +87,27 @@ def test_no_gradient_is_an_error_that_says_where_to_look(net):
 
 def test_the_probe_is_made_once_for_each_shape_and_its_cost_counted():
     model = pl.TorchModel(Linear(uniform(2, 4)).eval())
-    costs = [GRADIENT(model, uniform(1, 4, seed=s)).cost for s in range(2)]
-    assert costs == [pl.Cost(3, 2), pl.Cost(2, 1)]
-    assert GRADIENT(model, uniform(1, 2, 2)).cost == pl.Cost(3, 2)
+    inputs = [uniform(1, 4), uniform(1, 4, seed=1), uniform(1, 2, 2)]
+    found = [GRADIENT(model, x) for x in inputs]
+    assert [a.diagnosis_cost for a in found] == [pl.Cost(1, 1), pl.Cost(), pl.Cost(1, 1)]
+    assert {a.cost for a in found} == {pl.Cost(2, 1)}
+
+
+class Dead(nn.Module):
+    def forward(self, x):
+        return torch.relu(x[:, :2] - 2)
+
+
+def test_a_dead_input_says_nothing_about_the_next():
+    model = pl.TorchModel(Dead().eval())
+    assert "no-gradient" in codes(GRADIENT(model, uniform(1, 4)))
+    assert codes(GRADIENT(model, uniform(1, 4) + 2)) == []
+
+
+def test_the_probe_changes_nothing_of_the_call():
+    model = pl.TorchModel(conv_net(), mode="as-is")
+    first, second = (GRADIENT(model, uniform(3, 3, 9, 9)).scores for _ in range(2))
+    assert torch.equal(first, second)
 
 
 def test_a_finding_reads_as_a_sentence_with_its_remedy():

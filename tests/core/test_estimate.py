@@ -80,6 +80,18 @@ def test_calls_are_as_few_and_as_even_as_fit():
     assert sizes == [(1, 10)] * 5
 
 
+def test_a_call_never_holds_more_than_fits():
+    sizes = []
+
+    def compute(chosen: slice, indices: range) -> torch.Tensor:
+        sizes.append((chosen.stop - chosen.start) * len(indices))
+        return torch.zeros(chosen.stop - chosen.start, len(indices), 1)
+
+    Mean().estimate(Samples(7, 50, 12, compute, lambda done, total: None))
+    assert max(sizes) <= 12
+    assert sum(sizes) == 350
+
+
 def test_many_inputs_share_a_call():
     sizes = []
 

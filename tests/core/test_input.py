@@ -21,6 +21,8 @@ def test_rows_keep_what_belongs_to_them():
     assert x[1].notes == (("16 bits",),)
     assert torch.equal(x[1].tensor, x.tensor[1:])
     assert [row.sources for row in x] == [("a",), ("b",)]
+    assert x[:1].sources == ("a",)
+    assert len(x[0:2]) == 2
     with pytest.raises(IndexError):
         _ = x[2]
 

@@ -52,6 +52,11 @@ def test_kinds_are_recognised_by_their_values(rows, kind):
     assert recognise(torch.tensor(rows)) == kind
 
 
+def test_a_broken_row_says_nothing_about_the_others():
+    assert recognise(torch.tensor([[0.2, 0.8], [float("nan"), 0.5]])) == "probabilities"
+    assert recognise(torch.tensor([[float("nan"), 0.5]])) == "logits"
+
+
 def test_bfloat16_probabilities_are_still_probabilities():
     assert recognise(torch.softmax(torch.randn(1, 10, generator=torch.Generator().manual_seed(0)), 1).bfloat16()) == (
         "probabilities"

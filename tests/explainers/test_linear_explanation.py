@@ -12,13 +12,30 @@ def test_a_linear_network_gives_its_weights_a_row_an_output():
     a = pl.LinearExplanation()(model)
     assert torch.equal(a.scores, uniform(3, 4))
     assert [d.label for d in a.decisions] == ["a", "b", "c"]
-    assert a.cost == pl.Cost()
+    assert a.cost == pl.LinearExplanation().card.cost == pl.Cost(forward=2)
     assert a.standard_error is None
 
 
 def test_a_network_that_is_not_linear_is_refused():
     with pytest.raises(pl.MissingNeed, match=r"one torch.nn.Linear"):
         pl.LinearExplanation()(pl.TorchModel(nn.Sequential(nn.Linear(2, 2), nn.ReLU())))
+
+
+def test_a_layer_that_is_used_twice_is_not_taken_for_the_model():
+    layer = Linear(uniform(3, 3)).linear
+    with pytest.raises(pl.MissingNeed, match=r"its outputs are not W x \+ b"):
+        pl.LinearExplanation()(pl.TorchModel(nn.Sequential(layer, layer)))
+
+
+def test_labels_must_fit_the_outputs():
+    with pytest.raises(pl.ArgumentError, match="one label for each of 3 outputs, but got 2"):
+        pl.LinearExplanation()(pl.TorchModel(Linear(uniform(3, 4)).linear, labels=["a", "b"]))
+
+
+def test_a_row_runs_again_by_itself():
+    model = pl.TorchModel(Linear(uniform(3, 4)).linear)
+    a = pl.LinearExplanation()(model)
+    assert torch.equal(a[1].reproduce(model).scores, a.scores[1:2])
 
 
 def test_a_black_box_is_refused():

@@ -157,7 +157,7 @@ def test_a_clean_copy_leaves_no_batches_to_flip_the_signs_of():
 def test_cost_is_that_of_the_base_times_the_samples():
     assert pl.SmoothGrad(n_samples=7).card.cost == pl.Cost(7, 7)
     a = pl.SmoothGrad(n_samples=7)(pl.TorchModel(Power(3, 1.0)), X, target=0)
-    assert a.cost == pl.Cost(7, 7) + pl.Cost(2, 1)  # the clean prediction, and the diagnosis there and back
+    assert a.cost == pl.Cost(7, 7) + pl.Cost(1)  # the clean prediction
 
 
 def test_the_card_of_a_wrapper_is_that_of_its_base():

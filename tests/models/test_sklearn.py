@@ -63,6 +63,22 @@ def test_the_fingerprint_follows_the_coefficients():
     assert one != other
 
 
+def test_coefficients_that_are_not_the_models_scores_are_refused():
+    from sklearn.linear_model import PoissonRegressor
+    from sklearn.svm import SVC
+
+    four = np.digitize(X[:, 0], [-0.8, 0, 0.8])
+    counts = PoissonRegressor().fit(X, np.exp(X[:, 0]))
+    for estimator in (SVC(kernel="linear").fit(X, four), counts):
+        with pytest.raises(pl.MissingNeed, match=r"its scores are not W x \+ b"):
+            pl.LinearExplanation()(pl.SklearnModel(estimator))
+
+
+def test_rows_of_the_wrong_width_are_refused_by_name():
+    with pytest.raises(pl.ModelError, match="LinearRegression failed on rows of shape"):
+        pl.SklearnModel(LinearRegression().fit(X, X[:, 0])).predict(torch.ones(1, 5))
+
+
 @pytest.mark.doors
 def test_what_is_unfit_is_refused_in_words():
     with pytest.raises(pl.ModelError, match=r"not fitted. Call its fit"):

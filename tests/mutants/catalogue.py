@@ -26,6 +26,7 @@ MODEL = "tests/core/test_model.py"
 CONTRACT = "tests/contract/test_methods.py"
 ATTRIBUTION = "tests/core/test_attribution.py"
 RECIPE = "tests/core/test_recipe.py"
+GUARD = "tests/core/test_guard.py"
 DIAGNOSIS = "tests/core/test_diagnosis.py"
 HEATMAP = "tests/modalities/image/test_heatmap.py"
 DRAW = "tests/modalities/image/test_draw.py"
@@ -37,23 +38,29 @@ STABILITY = "tests/metrics/test_stability.py"
 
 MUTANTS = [
     # gradient
-    Mutant("gradient without its sign", "core/model.py", "return torch.cat(parts).contiguous().detach()",
-           "return torch.cat(parts).contiguous().detach().abs()", (GRADIENT,)),
-    Mutant("gradient of the whole batch's mean", "core/model.py", ".score(self._forward(leaf)).sum()",
-           ".score(self._forward(leaf)).mean()", (GRADIENT, CONTRACT)),
-    Mutant("gradient in training mode", "core/model.py", "module.training = module.training and not evaluate",
-           "module.training = module.training", (MODEL,)),
-    Mutant("parameters stay frozen after the call", "core/model.py", "parameter.requires_grad_(required)",
+    Mutant("gradient without its sign", "core/model.py", "materialize_grads=True)[0].detach()",
+           "materialize_grads=True)[0].detach().abs()", (GRADIENT,)),
+    Mutant("gradient of the whole batch's mean", "core/model.py", "score = targets.score(self._forward(leaf)).sum()",
+           "score = targets.score(self._forward(leaf)).mean()", (GRADIENT, CONTRACT)),
+    Mutant("gradient in training mode", "core/guard.py", "                module.training = False",
+           "                pass", (MODEL,)),
+    Mutant("parameters stay frozen after the call", "core/guard.py", "parameter.requires_grad_(required)",
            "parameter.requires_grad_(False)", (CONTRACT,)),
-    Mutant("gradients of parameters are dropped", "core/model.py", "parameter.grad = grad", "parameter.grad = None",
+    Mutant("gradients of parameters are dropped", "core/guard.py", "if parameter.grad is not grad:", "if parameter.grad is grad:",
            (CONTRACT,)),
-    Mutant("modes are not restored after an error", "core/model.py", "            module.training = mode",
-           "            module.training = module.training", (CONTRACT,)),
-    Mutant("buffers keep what training mode wrote", "core/model.py", "buffer.copy_(value)", "pass", (MODEL,)),
-    Mutant("the global random state is used up", "core/model.py", "np.random.set_state(numpy_state)",
+    Mutant("modes are not restored after an error", "core/guard.py", "undo.callback(_put_back_names, held, dict(held))",
+           "held.copy()", (CONTRACT,)),
+    Mutant("buffers keep what training mode wrote", "core/guard.py", "buffer.copy_(before)", "pass", (MODEL,)),
+    Mutant("the global random state is used up", "core/guard.py", "undo.callback(np.random.set_state, np.random.get_state())",
            "np.random.get_state()", (CONTRACT,)),
-    Mutant("no lock on the network", "core/model.py", "_locks.setdefault(self.net, threading.RLock())",
-           "threading.RLock()", (MODEL,)),
+    Mutant("no lock on the network", "core/guard.py", "    with _lock:\n        yield", "    yield", (MODEL,)),
+    Mutant("no layout but channels_last", "core/model.py", 'if "view size" not in str(error) or', 'if "view size" in str(error) or', (GUARD,)),
+    Mutant("the network writes into the caller's rows", "core/model.py", "return x.clone(memory_format=torch.channels_last)", "return x",
+           (GUARD,)),
+    Mutant("every accelerator is seeded", "core/guard.py", "torch.default_generator.manual_seed(seed)", "torch.manual_seed(seed)", (GUARD,)),
+    Mutant("what forward caches stays", "core/guard.py", "for name in held.keys() - before.keys():", "for name in ():", (GUARD,)),
+    Mutant("a method takes what the model does not offer", "core/model.py", "if Needs.GRADIENTS not in self.offers:", "if not self.offers:", (GUARD,)),
+    Mutant("maps in half precision", "core/model.py", "torch.promote_types(found.dtype, torch.float32)", "found.dtype", (GUARD,)),
     Mutant("micro-batch ignored", "core/model.py", "return self.micro_batch or min(", "return min(", (CONTRACT,)),
     Mutant("fingerprint of the names only", "core/model.py",
            "digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)", "pass", (MODEL,)),
@@ -69,7 +76,7 @@ MUTANTS = [
     Mutant("the noise accumulates without the input", "explainers/_noise.py", "x[inputs, None] + sigma[inputs, None] * noise",
            "0 * x[inputs, None] + sigma[inputs, None] * noise", (SMOOTH,)),
     Mutant("copies take the first input's target", "explainers/_noise.py", "targets[inputs].repeat(len(indices))",
-           "targets[0:1].repeat(len(copies.flatten(0, 1)))", (CONTRACT,)),
+           "targets[0:1].repeat(len(copies.flatten(0, 1)))", (SMOOTH,)),
     Mutant("inner keys are those of the input", "explainers/_noise.py", "stream.child(i) for stream in streams[inputs] for i",
            "stream for stream in streams[inputs] for i", (SMOOTH,)),
     Mutant("target settled after the noise", "core/explainer.py", "estimate = self.attribute(quiet, placed, targets, Call(keys, report))",
@@ -142,7 +149,7 @@ MUTANTS = [
     # files
     Mutant("recipes forget the key", "core/attribution.py", "shared = Key.from_hex(recipe.keys[0]) if recipe.keys != recipe.inputs else None",
            "shared = None", (ATTRIBUTION,)),
-    Mutant("other weights are accepted", "core/attribution.py", "if model.fingerprint() != recipe.weights:", "if not recipe.weights:",
+    Mutant("other weights are accepted", "core/attribution.py", "if found != recipe.weights:", "if not recipe.weights:",
            (ATTRIBUTION,)),
     Mutant("the metadata follows the order of the settings", "core/recipe.py", 'json.dumps(vars(self), sort_keys=True,',
            'json.dumps(vars(self), sort_keys=False,', (RECIPE,)),
@@ -154,7 +161,7 @@ MUTANTS = [
     Mutant("symmetric padding at stride two", "models/efficientnet_lite0.py", "return total // 2, total - total // 2",
            "return total - total // 2, total // 2", (LITE0,)),
     Mutant("saturation is never told", "core/diagnosis.py", "_SATURATED = 0.99", "_SATURATED = 2.0", (DIAGNOSIS,)),
-    Mutant("the probe is made every time", "core/diagnosis.py", "if shape not in model.probed:", "if shape:", (DIAGNOSIS,)),
+    Mutant("the probe is made every time", "core/diagnosis.py", "or shape in model.sound:", "or shape is None:", (DIAGNOSIS,)),
     Mutant("copies with another prediction are kept", "metrics/stability.py", "if int(model.predict(copy).outputs[0].argmax()) == top:", "if top >= 0:",
            (STABILITY,)),
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The result of a call: raw signed scores, their error, the decision they explain and the recipe."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pellucid.core.card import Cost
 from pellucid.core.diagnosis import Finding, Severity
 from pellucid.core.estimate import Estimate
 from pellucid.core.input import Input, View
-from pellucid.core.model import Model, as_input
+from pellucid.core.model import UNKNOWN, Model, as_input
 from pellucid.core.random import Key
 from pellucid.core.recipe import Recipe, decode, encode
 from pellucid.core.target import Target
@@ -24,6 +24,14 @@ __all__ = ["Attribution", "Decision"]
 
 _FORMAT = 1
 _METADATA = "pellucid"
+_MOST_TEXT = 16 * 2**20
+
+_UNVERIFIED = Finding(
+    "unverified-model",
+    Severity.NOTE,
+    "This model has no weights that can be compared with the recipe's.",
+    "Make sure that it is the one that the recipe was computed with.",
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,8 @@ class Decision:
 class Attribution:
     """Raw signed scores (B, *features) in units of the explained score per unit of input, with all that they rest on.
 
-    Nothing is scaled, clipped or reduced: that belongs to drawing (`pl.heatmap`). `cost` counts every pass of the
-    call, the diagnosis included.
+    Nothing is scaled, clipped or reduced: that belongs to drawing (`pl.heatmap`). `cost` counts the passes of the
+    call, all inputs together; what the diagnosis of a shape took, once, is `diagnosis_cost` and not stored.
 
     Example:
         >>> import torch, pellucid as pl
@@ -62,6 +70,7 @@ class Attribution:
     views: tuple[View, ...] = ()
     findings: tuple[Finding, ...] = ()
     cost: Cost = field(default_factory=Cost)
+    diagnosis_cost: Cost = field(default_factory=Cost)
 
     def __len__(self) -> int:
         return len(self.decisions)
@@ -83,7 +92,13 @@ class Attribution:
                 state={name: part[row] for name, part in e.state.items()},
             ),
             decisions=self.decisions[row],
-            recipe=replace(r, targets=r.targets[row], inputs=r.inputs[row], keys=r.keys[row]),
+            recipe=replace(
+                r,
+                targets=r.targets[row],
+                inputs=r.inputs[row],
+                keys=r.keys[row],
+                notes={name: values[row] for name, values in r.notes.items()},
+            ),
             outputs=None if self.outputs is None else self.outputs[row],
             views=self.views[row],
             findings=tuple(replace(f, input=f.input and 0) for f in self.findings if f.input in (None, i)),
@@ -132,29 +147,36 @@ class Attribution:
             RecipeError: other weights or inputs than those of the recipe, or a method that is not installed here.
         """
         recipe = self.recipe
-        explainer = decode(recipe.explainer)
-        if model.fingerprint() != recipe.weights:
+        explainer = _expect(callable, decode(recipe.explainer), "a method")
+        found = model.fingerprint()
+        if found != recipe.weights:
             raise RecipeError(
-                f"The recipe was computed with weights {recipe.weights} of {recipe.model}, but this model has "
-                f"{model.fingerprint()}. Load the weights that it was made with."
+                f"The recipe was computed with weights {recipe.weights} of {recipe.model}, but this model has {found}. "
+                "Load the network and the weights that it was made with."
             )
-        again = model.with_run(recipe.run)
-        if not recipe.keys:
-            result: Attribution = explainer(again, x)
-            return result
+        targets = [_expect(lambda t: isinstance(t, Target), decode(t), "a target") for t in recipe.targets]
+        try:
+            again = model.with_run(recipe.run)
+            shared = Key.from_hex(recipe.keys[0]) if recipe.keys != recipe.inputs else None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RecipeError(f"The recipe says in no way that is known how it was run: {error!r}.") from error
+        if not recipe.inputs:
+            whole: Attribution = explainer(again, x)
+            rows = [i for i, decision in enumerate(whole.decisions) if decision.target in targets]
+            return whole if len(rows) == len(whole) else whole[rows[0]]
         if x is None:
             raise ArgumentError("This recipe explains inputs: pass them, reproduce(model, x).")
         given = as_input(x)
-        found = [Key.of(one).hex for one in given.tensor]
-        if found != recipe.inputs:
+        inputs = [Key.of(one).hex for one in given.tensor]
+        if inputs != recipe.inputs:
             raise RecipeError(
-                f"The recipe was computed for inputs {', '.join(recipe.inputs)}, but these are {', '.join(found)}. "
+                f"The recipe was computed for inputs {', '.join(recipe.inputs)}, but these are {', '.join(inputs)}. "
                 "Was another file read, or prepared in another way?"
             )
-        shared = Key.from_hex(recipe.keys[0]) if recipe.keys != recipe.inputs else None
-        targets = [decode(target) for target in recipe.targets]
         repeated: Attribution = explainer(again, given, targets, key=shared)
-        return repeated
+        if found != UNKNOWN:
+            return repeated
+        return replace(repeated, findings=(*repeated.findings, _UNVERIFIED))
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one safetensors file, with the recipe in its metadata. The same result, the same bytes.
@@ -195,19 +217,31 @@ class Attribution:
         """
         try:
             with safe_open(str(path), framework="pt") as file:
-                facts = json.loads((file.metadata() or {}).get(_METADATA, "null"))
+                text = (file.metadata() or {}).get(_METADATA, "null")
+                if len(text) > _MOST_TEXT:
+                    raise RecipeError(f"{path}: its description is larger than {_MOST_TEXT // 2**20} MiB.")
+                facts = json.loads(text)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-        except (OSError, SafetensorError, ValueError) as error:
+        except (OSError, SafetensorError, ValueError, RecursionError) as error:
             raise RecipeError(f"{path}: not a readable safetensors file ({error}).") from error
         if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
             raise RecipeError(f"{path}: a safetensors file, but not one that Attribution.save wrote.")
         try:
             return _assemble(facts, tensors)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             raise RecipeError(f"{path}: the description in the file is damaged ({error!r}).") from error
 
 
+def _expect(fits: Callable[[Any], bool], value: Any, what: str) -> Any:
+    if not fits(value):
+        raise RecipeError(f"Expected {what} in the recipe, but got {type(value).__name__}.")
+    return value
+
+
 def _assemble(facts: Mapping[str, Any], tensors: dict[str, Tensor]) -> Attribution:
+    rows = {len(tensors["scores"]), len(facts["samples"]), len(facts["decisions"]), len(facts["recipe"]["targets"])}
+    if len(rows) != 1:
+        raise ValueError(f"its parts are of {sorted(rows)} inputs")
     return Attribution(
         estimate=Estimate(
             values=tensors["scores"],

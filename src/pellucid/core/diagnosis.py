@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.card import Needs
+from pellucid.core.card import Cost, Needs
 from pellucid.core.model import Model, TorchModel
 from pellucid.core.prediction import OutputKind, Prediction
+from pellucid.core.random import Key
 from pellucid.core.target import LogProb, Targets
 
 __all__ = ["Finding", "Severity", "diagnose", "diagnose_inputs", "diagnose_map"]
@@ -40,17 +41,23 @@ class Finding:
         return f"{self.message} {self.remedy}"
 
 
-def diagnose(model: Model, x: Float[Tensor, "b *features"], prediction: Prediction, targets: Targets) -> list[Finding]:
-    """What the network shows on these inputs. Costs one pass there and back, once for each shape of input."""
+def diagnose(
+    model: Model, x: Float[Tensor, "b *features"], prediction: Prediction, targets: Targets
+) -> tuple[list[Finding], Cost]:
+    """What the network shows on these inputs, and the cost: a pass there and back, until a shape was found sound."""
     findings = _modes(model)
     if prediction.kind is OutputKind.PROBABILITIES:
         findings += _softmax_head(prediction, targets)
-    if Needs.GRADIENTS in model.offers:
-        shape = tuple(x.shape[1:])
-        if shape not in model.probed:
-            model.probed[shape] = _probe(model, x[:1], targets[:1])
-        findings += [_PROBES[model.probed[shape]]] if model.probed[shape] else []
-    return findings
+    shape = tuple(x.shape[1:])
+    if Needs.GRADIENTS not in model.offers or shape in model.sound:
+        return findings, Cost()
+    rows = slice(0, model.rows(x))
+    # In a call of its own, so that the network draws the same random numbers whether or not it was probed.
+    with model.undisturbed(Key.named("probe")) as apart:
+        found = _PROBES.get(_probe(apart, x[rows], targets[rows]))
+    if found is None:
+        model.sound.add(shape)
+    return [*findings, *([found] if found else [])], apart.passes
 
 
 def diagnose_inputs(x: Float[Tensor, "b *features"], bounds: tuple[float, float] | None) -> list[Finding]:
@@ -178,13 +185,13 @@ _PROBES = {
     "zero": Finding(
         "no-gradient",
         Severity.ERROR,
-        "No gradient reaches the input of the network: its first input of this shape got exactly zero everywhere.",
+        "No gradient reaches the input of the network: these inputs got exactly zero everywhere.",
         "Look for detach(), no_grad(), argmax or rounding in forward(). A black-box method needs no gradient.",
     ),
     "nan": Finding(
         "nan-gradient",
         Severity.ERROR,
-        "The gradient at the first input of this shape is NaN or infinite.",
+        "The gradient at these inputs is NaN or infinite.",
         "Run the network in float32 or float64, and look for a square root or a norm of zero in it.",
     ),
 }

@@ -25,7 +25,8 @@ class Estimate:
 
     `standard_error` is None where nothing was sampled, or where it cannot be known (a single sample). `samples` counts
     the draws of each input, 0 for a closed form; `stopped` says why there were no more. `batch_means` is
-    (B, 16, *features). `state` holds the accumulated moments, so that samples can be added later.
+    (B, 16, *features). `state` holds the accumulated moments, so that samples can be added later; `notes` are figures
+    of each input for the recipe.
     """
 
     values: Tensor
@@ -34,6 +35,7 @@ class Estimate:
     stopped: str = "nothing is sampled"
     batch_means: Tensor | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
     def exact(cls, values: Tensor) -> "Estimate":
@@ -73,7 +75,8 @@ class Samples:
 
     def _in_order(self, chosen: slice) -> Iterator[Tensor]:
         width = chosen.stop - chosen.start
-        blocks = -(-self.count * width // self.at_once)  # as few calls as fit, of nearly equal size
+        most = max(self.at_once // width, 1)
+        blocks = -(-self.count // most)  # as few calls as fit, of nearly equal size
         size = -(-self.count // max(blocks, 1))
         for start in range(0, self.count, max(size, 1)):
             indices = range(start, min(start + size, self.count))

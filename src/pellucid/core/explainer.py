@@ -2,7 +2,7 @@
 
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -97,12 +97,14 @@ class Explainer(Method):
             if progress is not None:
                 progress(Progress(done, total))
 
+        weights = model.fingerprint()
         with model.undisturbed(keys[0]) as quiet:
             placed = quiet.place(given.tensor)
             prediction = quiet.prediction(placed)
             targets = settle(target, prediction)
             findings = diagnose_inputs(placed, model.preprocess.bounds if model.preprocess else None)
-            findings += diagnose(quiet, placed, prediction, targets)
+            found, probed = diagnose(quiet, placed, prediction, targets)
+            findings += found
             estimate = self.attribute(quiet, placed, targets, Call(keys, report))
             findings += diagnose_map(estimate.values)
             return Attribution(
@@ -112,7 +114,8 @@ class Explainer(Method):
                 views=given.views,
                 findings=tuple(findings),
                 cost=quiet.passes,
-                recipe=recipe_of(self, model, targets, inputs, keys),
+                diagnosis_cost=probed,
+                recipe=recipe_of(self, quiet, weights, placed, targets, inputs, keys, estimate.notes),
             )
 
     @abstractmethod
@@ -132,17 +135,20 @@ class GlobalExplainer(Method):
         self.check_needs(model)
         given = None if data is None else as_input(data)
         inputs = () if given is None else tuple(Key.of(one) for one in given.tensor)
+        weights = model.fingerprint()
         with model.undisturbed(Key.named("global")) as quiet:
             estimate = self.explain(quiet, None if given is None else quiet.place(given.tensor))
             count = len(estimate.values)
             targets = Targets(tuple(ClassScore(i) for i in range(count)), model.output or OutputKind.LOGITS)
             names = model.labels.names if model.labels else tuple(f"class {i}" for i in range(count))
+            if len(names) != count:
+                raise ArgumentError(f"Expected one label for each of {count} outputs, but got {len(names)}.")
             return Attribution(
                 estimate=estimate,
                 decisions=tuple(Decision("the model", t, names[i], None, None) for i, t in enumerate(targets)),
                 findings=tuple(diagnose_map(estimate.values)),
                 cost=quiet.passes,
-                recipe=recipe_of(self, model, targets, inputs, ()),
+                recipe=recipe_of(self, quiet, weights, estimate.values, targets, inputs, (), estimate.notes),
             )
 
     @abstractmethod
@@ -166,18 +172,28 @@ def decide(prediction: Prediction, targets: Targets, sources: Sequence[str]) -> 
     ]
 
 
-def recipe_of(method: Method, model: Model, targets: Targets, inputs: tuple[Key, ...], keys: tuple[Key, ...]) -> Recipe:
-    """All that is needed to run this call again."""
+def recipe_of(
+    method: Method,
+    model: Model,
+    weights: str,
+    x: Tensor,
+    targets: Targets,
+    inputs: tuple[Key, ...],
+    keys: tuple[Key, ...],
+    notes: Mapping[str, tuple[float, ...]],
+) -> Recipe:
+    """All that is needed to run this call again. `weights` is the model's fingerprint from before the call."""
     return Recipe(
         explainer=encode(method),
         targets=[encode(target) for target in targets],
         inputs=[key.hex for key in inputs],
         keys=[key.hex for key in keys],
-        weights=model.fingerprint(),
+        weights=weights,
         model=model.name,
-        run={**model.run, "noise": NOISE},
+        run={**model.run(x), "noise": NOISE},
         preprocess=encode(model.preprocess),
         versions=_versions(),
+        notes={name: list(values) for name, values in notes.items()},
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pellucid.core.card import Cost, Needs
 from pellucid.core.input import Preprocess
-from pellucid.core.model import Model
+from pellucid.core.model import UNKNOWN, Model
 from pellucid.errors import ArgumentError, ModelError
 
 __all__ = ["FunctionModel"]
@@ -61,17 +61,14 @@ class FunctionModel(Model):
 
     def _call(self, x: Tensor) -> Tensor:
         self.passes += Cost(forward=len(x))
-        given: Any = (
-            x.clone() if self.takes == "torch" else x.numpy().copy()
-        )  # the function may write into what it gets
+        # The function may write into what it gets.
+        given: Any = x.clone() if self.takes == "torch" else _as_numpy(x)
         try:
             with torch.no_grad():
                 result = self.function(given)
+            outputs = torch.as_tensor(result).detach().to("cpu", x.dtype)
         except Exception as error:
             raise ModelError(f"{self.name} failed on a batch of shape {tuple(x.shape)}: {error}") from error
-        if not isinstance(result, np.ndarray | Tensor | list | tuple):
-            raise ModelError(f"Expected an array of outputs from {self.name}, but got {type(result).__name__}.")
-        outputs = torch.as_tensor(result).detach().to("cpu", x.dtype)
         outputs = outputs[:, None] if outputs.ndim == 1 else outputs
         if outputs.ndim != 2 or len(outputs) != len(x):
             raise ModelError(
@@ -80,4 +77,9 @@ class FunctionModel(Model):
         return outputs
 
     def fingerprint(self) -> str:
-        return "unknown"
+        return UNKNOWN
+
+
+def _as_numpy(x: Tensor) -> np.ndarray:
+    """A copy for the function to keep or change; NumPy has no bfloat16."""
+    return x.to(torch.float32 if x.dtype == torch.bfloat16 else x.dtype).numpy().copy()

@@ -70,7 +70,9 @@ class Input:
     def __len__(self) -> int:
         return len(self.tensor)
 
-    def __getitem__(self, index: int) -> "Input":
+    def __getitem__(self, index: int | slice) -> "Input":
+        if isinstance(index, slice):
+            return Input(self.tensor[index], self.sources[index], self.views[index], self.notes[index])
         if not -len(self) <= index < len(self):
             raise IndexError(f"Input {index} of {len(self)}.")
         i = index % len(self)

@@ -1,39 +1,38 @@
 """A model as explainers see it, and the only place that touches a network.
 
 Whatever a call does to a network (evaluation mode, frozen parameters, gradient mode) is undone when it ends, also by an
-error; the global random state is given back as it was. One network serves one call at a time.
+error; the global random state is given back as it was (core/guard.py). A process serves one call at a time.
 """
 
 import copy
 import hashlib
-import random
-import threading
-import weakref
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.core.card import Cost, Needs
 from pellucid.core.checks import check_choice, check_count
+from pellucid.core.guard import one_call_at_a_time, same_network, same_random_state
 from pellucid.core.input import Input, Preprocess
 from pellucid.core.label import Labels
 from pellucid.core.prediction import OutputKind, Prediction, recognise
-from pellucid.core.random import Key
+from pellucid.core.random import Key, normal
 from pellucid.core.target import Targets
 from pellucid.errors import ArgumentError, MissingNeed, ModelError
 
-__all__ = ["Model", "TorchModel"]
+__all__ = ["UNKNOWN", "Model", "TorchModel"]
+
+UNKNOWN = "unknown"
+"""The fingerprint of a model of which nothing but its outputs is known."""
 
 _ROWS, _ROW_SIZE, _MOST_ROWS = 12, 3 * 224 * 224, 512
 """Twelve copies of a 224-pixel photo fill the caches of today's CPUs; 24 and 48 were measured to be slower."""
-
-_locks: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
 
 
 class Model(ABC):
@@ -66,7 +65,7 @@ class Model(ABC):
         self.output = None if output is None else OutputKind(output)
         self.micro_batch = micro_batch
         self.passes = Cost()
-        self.probed: dict[tuple[int, ...], str] = {}  # by the diagnosis, once for each shape; shared with copies
+        self.sound: set[tuple[int, ...]] = set()  # shapes whose gradient the diagnosis found sound; shared with copies
 
     def read(self, sources: Any) -> Input:
         """The input of a file, an array or a picture, or of a list of them, prepared as the model expects.
@@ -130,18 +129,23 @@ class Model(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of all that decides the outputs, or "unknown"."""
+        """A hash of all that decides the outputs, or UNKNOWN."""
 
-    @property
-    def run(self) -> dict[str, Any]:
-        """How the model is run, for the recipe."""
-        return {"micro_batch": self.micro_batch}
+    def run(self, x: Tensor) -> dict[str, Any]:
+        """How the model runs inputs like x, for the recipe."""
+        return {"micro_batch": self.rows(x), "output": self.output}
 
     def with_run(self, run: Mapping[str, Any]) -> "Model":
         """The same model run as a recipe recorded it, so far as it is a choice."""
         again = copy.copy(self)
-        again.micro_batch = run.get("micro_batch")
+        again.take_over(run)
         return again
+
+    def take_over(self, run: Mapping[str, Any]) -> None:
+        """Change this copy to run as recorded."""
+        check_count("micro_batch", run["micro_batch"])
+        self.micro_batch = run["micro_batch"]
+        self.output = None if run["output"] is None else OutputKind(run["output"])
 
 
 class TorchModel(Model):
@@ -198,6 +202,7 @@ class TorchModel(Model):
         self.device = own if device is None else _device(device)
         self.net = net if self.device == own else copy.deepcopy(net).to(self.device)
         self.was_training = False
+        self.plain: set[tuple[int, ...]] = set()  # shapes that the network cannot take in channels_last; with copies
 
     @property
     def dtype(self) -> torch.dtype:
@@ -213,10 +218,10 @@ class TorchModel(Model):
     @contextmanager
     def undisturbed(self, key: Key) -> Iterator[Self]:
         with ExitStack() as stack:
-            stack.enter_context(_locks.setdefault(self.net, threading.RLock()))
-            was_training = any(module.training for module in self.net.modules())
-            stack.enter_context(_same_random_state(self.device, int.from_bytes(key.digest[:8], "little")))
-            stack.enter_context(_same_network(self.net, evaluate=self.mode == "eval"))
+            stack.enter_context(one_call_at_a_time())
+            was_training = any(getattr(module, "training", False) for module in self.net.modules())
+            stack.enter_context(same_random_state(self.device, int.from_bytes(key.digest[:8], "little")))
+            stack.enter_context(same_network(self.net, evaluate=self.mode == "eval"))
             stack.enter_context(torch.inference_mode(False))
             quiet = stack.enter_context(super().undisturbed(key))
             quiet.was_training = was_training
@@ -224,27 +229,40 @@ class TorchModel(Model):
 
     def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b k"]:
         with torch.no_grad():
-            parts = [self._forward(part) for part in torch.split(x, self.rows(x))]
+            parts = [self._forward(self._laid_out(part)) for part in torch.split(x, self.rows(x))]
         return torch.cat(parts)
 
     def gradient(self, x: Float[Tensor, "b *features"], targets: Targets) -> Float[Tensor, "b *features"]:
-        parts = []
+        if Needs.GRADIENTS not in self.offers:
+            return super().gradient(x, targets)
         size = self.rows(x)
-        for start in range(0, len(x), size):
-            leaf = x[start : start + size].detach()
-            if leaf.ndim == 4:  # the layout in which CPUs and GPUs convolve fastest
-                leaf = leaf.contiguous(memory_format=torch.channels_last)
-            leaf = leaf.clone().requires_grad_()
-            with torch.enable_grad():
-                score = targets[start : start + size].score(self._forward(leaf)).sum()
-            self.passes += Cost(backward=len(leaf))
-            if not score.requires_grad:  # a constant function, or one computed under no_grad: the diagnosis says so
-                parts.append(torch.zeros_like(leaf))
-                continue
-            parts.extend(torch.autograd.grad(score, leaf, allow_unused=True, materialize_grads=True))
-        return torch.cat(parts).contiguous().detach()
+        parts = [
+            self._gradient(self._laid_out(x[start : start + size]), targets[start : start + size])
+            for start in range(0, len(x), size)
+        ]
+        # Half precision has too few digits to accumulate, and too small a range to be squared.
+        found = torch.cat(parts).contiguous()
+        return found.to(torch.promote_types(found.dtype, torch.float32))
+
+    def _gradient(self, x: Tensor, targets: Targets) -> Tensor:
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            score = targets.score(self._forward(leaf)).sum()
+        self.passes += Cost(backward=len(leaf))
+        if not score.requires_grad:  # a constant function, or one computed under no_grad: the diagnosis says so
+            return torch.zeros_like(leaf)
+        with self._named_errors(leaf):
+            return torch.autograd.grad(score, leaf, allow_unused=True, materialize_grads=True)[0].detach()
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        """A copy of x in the layout in which CPUs and GPUs convolve fastest, unless the network cannot take it."""
+        if x.ndim != 4 or tuple(x.shape[1:]) in self.plain:
+            return x.clone(memory_format=torch.contiguous_format)
+        return x.clone(memory_format=torch.channels_last)
 
     def coefficients(self) -> tuple[Float[Tensor, "k *features"], Float[Tensor, " k"]]:
+        if Needs.WEIGHTS not in self.offers:
+            return super().coefficients()
         layers = [m for m in self.net.modules() if not isinstance(m, nn.Sequential | nn.Flatten | nn.Identity)]
         if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
             raise MissingNeed(
@@ -253,41 +271,50 @@ class TorchModel(Model):
                 "For other networks take a gradient method, e.g. pl.SmoothGrad()."
             )
         weight = layers[0].weight.detach().clone()
-        bias = layers[0].bias
-        return weight, torch.zeros(len(weight)).to(weight) if bias is None else bias.detach().clone()
+        bias = torch.zeros(len(weight)).to(weight) if layers[0].bias is None else layers[0].bias.detach().clone()
+        check_linear(self, weight, bias)
+        return weight, bias
 
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in sorted(self.net.state_dict().items()):
-            if isinstance(tensor, Tensor):
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        # The structure without the addresses that some representations hold; buffers also where they are not saved.
+        digest.update(re.sub(r" at 0x[0-9a-f]+", "", repr(self.net)).encode())
+        for name, tensor in sorted([*self.net.named_parameters(), *self.net.named_buffers()]):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    @property
-    def run(self) -> dict[str, Any]:
+    def run(self, x: Tensor) -> dict[str, Any]:
         return {
-            **super().run,
+            **super().run(x),
             "device": str(self.device),
             "precision": self.precision or str(self.dtype).removeprefix("torch."),
             "mode": self.mode,
             "select": self.select,
+            "layout": "channels_last" if x.ndim == 4 and tuple(x.shape[1:]) not in self.plain else "contiguous",
             "threads": torch.get_num_threads(),
         }
 
-    def with_run(self, run: Mapping[str, Any]) -> "TorchModel":
-        again = copy.copy(self)
-        again.micro_batch = run.get("micro_batch")
-        again.precision = "bfloat16" if run.get("precision") == "bfloat16" else None
-        return again
+    def take_over(self, run: Mapping[str, Any]) -> None:
+        super().take_over(run)
+        check_choice("mode", run["mode"], ("eval", "as-is"))
+        self.mode, self.select = run["mode"], run["select"]
+        self.precision = "bfloat16" if run["precision"] == "bfloat16" and self.dtype != torch.bfloat16 else None
 
     def _forward(self, x: Tensor) -> Tensor:
+        """The outputs for x, which must be a copy: the network may write into what it is given."""
         self.passes += Cost(forward=len(x))
-        try:
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision is not None):
-                result = self.net(x)
-        except Exception as error:  # whatever a stranger's network raises, with its cause kept
-            raise ModelError(f"{self.name} failed on a batch of shape {tuple(x.shape)}: {error}") from error
+        # A network may write into its input, which a leaf of the graph does not allow.
+        given = x.clone() if x.requires_grad else x
+        with self._named_errors(x):
+            try:
+                result = self._run(given)
+            except RuntimeError as error:
+                if "view size" not in str(error) or x.ndim != 4 or tuple(x.shape[1:]) in self.plain:
+                    raise
+                # x.view(len(x), -1) after a convolution is common, and does not work in channels_last.
+                self.plain.add(tuple(x.shape[1:]))
+                result = self._run(given.contiguous())
         outputs = self._selected(result)
         if outputs.ndim == 1 and len(outputs) == len(x):
             outputs = outputs[:, None]
@@ -297,6 +324,18 @@ class TorchModel(Model):
                 "Wrap the network so that it returns one row of scores for each input."
             )
         return outputs.to(x.dtype)
+
+    def _run(self, x: Tensor) -> object:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision is not None):
+            return self.net(x)
+
+    @contextmanager
+    def _named_errors(self, x: Tensor) -> Iterator[None]:
+        """Whatever a stranger's network raises, with its cause kept."""
+        try:
+            yield
+        except Exception as error:
+            raise ModelError(f"{self.name} failed on a batch of shape {tuple(x.shape)}: {error}") from error
 
     def _selected(self, result: object) -> Tensor:
         chosen = result
@@ -321,6 +360,17 @@ class TorchModel(Model):
         )
 
 
+def check_linear(model: Model, weight: Tensor, bias: Tensor) -> None:
+    """Raises MissingNeed unless the model's outputs are W x + b, which its parts alone do not show."""
+    x = torch.from_numpy(normal(Key.named("linear"), 0, (2, *weight.shape[1:]))).to(weight)
+    found, expected = model.outputs(x), x.flatten(1) @ weight.flatten(1).T + bias
+    tolerance = 100 * torch.finfo(weight.dtype).eps * float(expected.abs().max() + 1)
+    if found.shape != expected.shape or float((found - expected).abs().max()) > tolerance:
+        raise MissingNeed(
+            f"{model.name} has coefficients, but its outputs are not W x + b. Take a gradient or a black-box method."
+        )
+
+
 def as_input(x: Input | Tensor) -> Input:
     """X as an Input; a bare tensor has no original."""
     if isinstance(x, Input):
@@ -339,47 +389,3 @@ def _device(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch asserts that CUDA was compiled in
         reason = str(error).partition("\n")[0]
         raise ArgumentError(f"`device` is one of this machine, such as cpu or cuda. Got {name!r}: {reason}") from error
-
-
-@contextmanager
-def _same_network(net: nn.Module, *, evaluate: bool) -> Iterator[None]:
-    modules = list(net.modules())
-    modes = [module.training for module in modules]
-    # Flags are set directly: train() and eval() may be overridden, and raise in exported programs.
-    buffers = [(module, dict(module._buffers)) for module in modules]
-    values = [(b, b.detach().clone()) for _, named in buffers for b in named.values() if b is not None]
-    parameters = [(p, p.requires_grad, p.grad) for p in net.parameters()]
-    try:
-        for module in modules:
-            module.training = module.training and not evaluate
-        for parameter, _, _ in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, required, grad in parameters:
-            parameter.requires_grad_(required)
-            parameter.grad = grad
-        for module, named in buffers:
-            if any(module._buffers.get(name) is not buffer for name, buffer in named.items()):
-                module._buffers.update(named)
-        with torch.no_grad():
-            for buffer, value in values:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-
-
-@contextmanager
-def _same_random_state(device: torch.device, seed: int) -> Iterator[None]:
-    """Networks that draw random numbers draw the same ones in every call, and nobody else notices."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)

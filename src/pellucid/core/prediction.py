@@ -12,7 +12,7 @@ from pellucid.errors import ArgumentError
 
 __all__ = ["OutputKind", "Prediction", "recognise"]
 
-_SUM_TOLERANCE = 1e-3  # the sum of 1000 probabilities in bfloat16 is this near to one
+_SUM_TOLERANCE = 1e-3  # probabilities may have been rounded on their way
 
 
 class OutputKind(StrEnum):
@@ -29,8 +29,9 @@ def recognise(outputs: Float[Tensor, "b k"]) -> OutputKind:
     """
     if outputs.shape[1] == 1:
         return OutputKind.REGRESSION
-    rows = outputs.double()
-    if bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < _SUM_TOLERANCE).all()):
+    rows = outputs.double()[outputs.isfinite().all(1)]  # a broken row says nothing about the others
+    tolerance = max(_SUM_TOLERANCE, 4 * torch.finfo(outputs.dtype).eps)
+    if len(rows) and bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < tolerance).all()):
         return OutputKind.PROBABILITIES
     return OutputKind.LOGITS
 

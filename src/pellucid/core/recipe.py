@@ -65,7 +65,9 @@ def decode(data: Any) -> Any:
         return tuple(decode(item) for item in data)
     if not isinstance(data, Mapping):
         return data
-    name = data.get("type")
+    name, given = data.get("type"), data.get("settings", {})
+    if not isinstance(name, str) or not isinstance(given, Mapping):
+        raise RecipeError(f"Expected the name of a class and its settings, but got {name!r} and {given!r:.80}.")
     if name not in _registry:
         for discover in _discoverers:
             discover()
@@ -74,7 +76,7 @@ def decode(data: Any) -> Any:
             f"The recipe names {name!r}, which is not registered here. Install or import the package that defines it, "
             "then load the file again."
         )
-    settings = {key: decode(item) for key, item in data.get("settings", {}).items()}
+    settings = {key: decode(item) for key, item in given.items()}
     try:
         return _registry[name](**settings)
     except (TypeError, ValueError) as error:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -170,9 +171,11 @@ def settle(spec: Any, prediction: Prediction) -> Targets:
     Raises:
         TargetError: an index out of range, an unknown or ambiguous label, a list of another length than the batch.
     """
-    if isinstance(spec, list | tuple | Tensor):
-        specs = spec.tolist() if isinstance(spec, Tensor) else list(spec)
-        if not isinstance(specs, list) or len(specs) != len(prediction):
+    if isinstance(spec, Tensor | np.ndarray):
+        spec = spec.tolist()
+    if isinstance(spec, list | tuple):
+        specs = list(spec)
+        if len(specs) != len(prediction):
             raise TargetError(
                 f"Expected one target for each of {len(prediction)} inputs, but got {spec!r}. "
                 "A single target for all inputs is written without a list."
@@ -192,7 +195,8 @@ def _settle_one(spec: object, prediction: Prediction) -> Target:
         target = spec
     elif isinstance(spec, str):
         target = ClassScore(prediction.labels.find(spec))
-    elif isinstance(spec, int) and not isinstance(spec, bool):
+    elif isinstance(spec, int | np.integer) and not isinstance(spec, bool):
+        spec = int(spec)
         # Negative indices are refused: -1 in a table of labels is far more often "unknown" than "the last class".
         if not 0 <= spec < count:
             raise TargetError(f"The model has {count} outputs, 0 to {count - 1}. Got target {spec}.")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pellucid.core.card import MethodCard
 from pellucid.core.checks import check_count, check_seed
-from pellucid.core.estimate import Samples
+from pellucid.core.estimate import Estimate, Samples
 from pellucid.core.explainer import Call, Explainer
 from pellucid.core.model import Model
 from pellucid.core.random import normal
@@ -110,6 +110,14 @@ class NoisyCopies(Explainer):
             return maps.values.reshape(noise.shape)
 
         return Samples(len(x), count, model.rows(x), compute, call.report)
+
+    def noted(self, estimate: Estimate, x: Float[Tensor, "b *features"]) -> Estimate:
+        """The estimate with each input's sigma, absolute and as a fraction of its range: the recipe stores both."""
+        sigma, spread = self.noise.spread(x), NoiseLevel(1.0).spread(x)
+        level = torch.where(spread > 0, sigma / spread.clamp(min=torch.finfo(x.dtype).tiny), 0.0)
+        return replace(
+            estimate, notes={"sigma": tuple(sigma.flatten().tolist()), "noise_level": tuple(level.flatten().tolist())}
+        )
 
     def card_over(self, name: str, title: str, reference: str, caveats: tuple[str, ...] = ()) -> MethodCard:
         """The base's card with another name and n times its cost: needs, access and applicability are the base's."""

@@ -39,7 +39,7 @@ class LinearExplanation(GlobalExplainer):
             stage=Stage.INTRINSIC,
             applicability=Applicability.MODEL_SPECIFIC,
             needs=Needs.WEIGHTS,
-            cost=Cost(),
+            cost=Cost(forward=2),  # to check that the outputs are W x + b
             reference="Molnar 2022, Interpretable Machine Learning, 5.1",
             caveats=(
                 "coefficients compare only between features of one scale",

@@ -4,8 +4,10 @@ What is averaged decides what an average cancels. Of pure noise with n = 50, |me
 of |g| 0.80: only the signed mean lets noise cancel. So these are methods of their own, never options of a method.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -39,7 +41,7 @@ class Absolute(Explainer):
         return replace(card, name=f"absolute-{card.name}", title=f"|{card.title}|", sampled=False)
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        return Estimate.exact(self.base.attribute(model, x, targets, call).values.abs())
+        return _changed(self.base.attribute(model, x, targets, call), torch.abs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,4 +64,9 @@ class Squared(Explainer):
         return replace(card, name=f"squared-{card.name}", title=f"({card.title})^2", sampled=False)
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        return Estimate.exact(self.base.attribute(model, x, targets, call).values.square())
+        return _changed(self.base.attribute(model, x, targets, call), torch.square)
+
+
+def _changed(estimate: Estimate, change: Callable[[Tensor], Tensor]) -> Estimate:
+    """The estimate of another quantity: what was known of the error of the first is not known of it."""
+    return replace(estimate, values=change(estimate.values), standard_error=None, batch_means=None, state={})

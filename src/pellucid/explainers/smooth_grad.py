@@ -66,12 +66,15 @@ class SmoothGrad(NoisyCopies):
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         if not self.noise.clean_copy:
-            return self.estimator.estimate(self.samples(model, x, targets, call, self.n_samples))
-        clean = self.base.attribute(model, x, targets, call).values
-        if self.n_samples == 1:
-            return replace(Estimate.exact(clean), samples=(1,) * len(x))
-        noisy = self.estimator.estimate(self.samples(model, x, targets, call, self.n_samples - 1))
-        return _with_clean(noisy, clean, self.n_samples)
+            estimate = self.estimator.estimate(self.samples(model, x, targets, call, self.n_samples))
+            return self.noted(estimate, x)
+        last = self.n_samples - 1
+        own = Call(tuple(key.stream(self.seed).child(last) for key in call.keys))
+        clean = self.base.attribute(model, x, targets, own).values
+        if last == 0:
+            return self.noted(replace(Estimate.exact(clean), samples=(1,) * len(x)), x)
+        noisy = self.estimator.estimate(self.samples(model, x, targets, call, last))
+        return self.noted(_with_clean(noisy, clean, self.n_samples), x)
 
 
 def _with_clean(noisy: Estimate, clean: Tensor, n: int) -> Estimate:

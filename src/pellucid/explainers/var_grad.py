@@ -46,4 +46,4 @@ class VarGrad(NoisyCopies):
         return self.card_over("var-grad", "VarGrad", "Adebayo et al. 2018, arXiv:1810.03292")
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        return Variance().estimate(self.samples(model, x, targets, call, self.n_samples))
+        return self.noted(Variance().estimate(self.samples(model, x, targets, call, self.n_samples)), x)

@@ -226,7 +226,7 @@ def _refusal(text: str) -> str:
             f"builds the network and loads its state dict with torch.load(path, weights_only=True), and give {_CODE}; "
             "or export the network with torch.export.save to a .pt2 file."
         )
-    if not file.exists():
+    if not text or not file.exists():
         return f"There is no model {text!r}. Expected {DEFAULT}, {_CODE}, or a .pt2 file that exists."
     if suffix == ".py":
         names = _functions_in(file)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core.card import Cost, Needs
-from pellucid.core.model import Model
+from pellucid.core.model import UNKNOWN, Model
 from pellucid.errors import ArgumentError, MissingNeed, ModelError
 
 __all__ = ["SklearnModel"]
@@ -33,7 +33,7 @@ class SklearnModel(Model):
         [[2.0]]
     """
 
-    def __init__(self, estimator: Any, *, labels: Sequence[str] | None = None, micro_batch: int | None = None) -> None:
+    def __init__(self, estimator: Any, *, labels: Sequence[str] | None = None) -> None:
         from sklearn.base import BaseEstimator, is_classifier
         from sklearn.exceptions import NotFittedError
         from sklearn.utils.validation import check_is_fitted
@@ -49,21 +49,26 @@ class SklearnModel(Model):
             labels = [str(name) for name in estimator.classes_]
         probable = self.classifier and getattr(estimator, "predict_proba", None) is not None
         kind = "probabilities" if probable else "logits" if self.classifier else "regression"
-        super().__init__(preprocess=None, labels=labels, output=kind, micro_batch=micro_batch)
+        super().__init__(preprocess=None, labels=labels, output=kind, micro_batch=None)
         self.estimator = estimator
         self.name = type(estimator).__name__
         self.offers = Needs.SCORES | (Needs.WEIGHTS if self._weights() is not None else Needs.NOTHING)
 
     def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b k"]:
         self.passes += Cost(forward=len(x))
-        rows = x.detach().cpu().numpy()
+        try:
+            return self._scores(x.detach().cpu().numpy()).to(x.dtype)
+        except ValueError as error:
+            raise ModelError(f"{self.name} failed on rows of shape {tuple(x.shape)}: {error}") from error
+
+    def _scores(self, rows: np.ndarray) -> Tensor:
         if self.output == "probabilities":
             scores = self.estimator.predict_proba(rows)
         elif self.classifier:
             scores = self._both_signs(self.estimator.decision_function(rows))
         else:
             scores = self.estimator.predict(rows)
-        found = torch.as_tensor(np.asarray(scores)).to(x.dtype)
+        found = torch.as_tensor(np.asarray(scores))
         return found if found.ndim == 2 else found[:, None]
 
     def coefficients(self) -> tuple[Float[Tensor, "k *features"], Float[Tensor, " k"]]:
@@ -75,6 +80,12 @@ class SklearnModel(Model):
         intercept = np.broadcast_to(intercept, (len(weights),))
         if self.classifier and len(weights) == 1:
             weights, intercept = np.concatenate([-weights, weights]), np.concatenate([-intercept, intercept])
+        scores, linear = self.estimator.decision_function if self.classifier else self.estimator.predict, weights
+        rows = np.stack([np.linspace(-1, 1, linear.shape[1]), np.linspace(2, 0, linear.shape[1])])
+        found = self._both_signs(np.asarray(scores(rows))) if self.classifier else np.asarray(scores(rows))
+        expected = rows @ linear.T + intercept
+        if found.size != expected.size or not np.allclose(found.reshape(expected.shape), expected):
+            raise MissingNeed(f"{self.name} has coefficients, but its scores are not W x + b, a row for each output.")
         return torch.from_numpy(weights.copy()), torch.from_numpy(intercept.copy())
 
     def fingerprint(self) -> str:
@@ -82,8 +93,9 @@ class SklearnModel(Model):
 
         weights = self._weights()
         if weights is None:
-            return "unknown"
-        return hashlib.blake2b(weights.tobytes() + repr(self.estimator).encode(), digest_size=16).hexdigest()
+            return UNKNOWN
+        content = weights.tobytes() + np.asarray(self.estimator.intercept_).tobytes() + repr(self.estimator).encode()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def _weights(self) -> np.ndarray | None:
         found = getattr(self.estimator, "coef_", None)

@@ -130,7 +130,8 @@ def inscribed(pixels: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndarray
     """The picture with a text along its lower edge."""
     sheet = _Sheet(pixels)
     style: dict[str, Any] = {"ha": "center", "va": "bottom", "color": "crimson", "backgroundcolor": "white"}
-    sheet.write(sheet.wide / 2, sheet.high - 8, _wrapped(text, 46, 8), 9, 0.9 * sheet.wide, **style)
+    lines = _wrapped(text, max(sheet.wide // 9, 12), 12)
+    sheet.write(sheet.wide / 2, sheet.high - 8, lines, 9, 0.9 * sheet.wide, **style)
     return sheet.drawn()
 
 

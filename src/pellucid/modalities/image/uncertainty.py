@@ -8,6 +8,7 @@ drops out of the comparison.)
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float
@@ -81,20 +82,23 @@ def sign_flip_p_values(sums: Float[np.ndarray, "k c h w"], block: int) -> Float[
     )
     blocks[~np.isfinite(blocks).all((1, 2))] = 0  # what cannot be tested does not pass
     gram = blocks @ blocks.transpose(0, 2, 1)  # power under signs s is s' G s, so pixels are needed only once
-    first, second = np.triu_indices(k, 1)
-    between = gram[:, first, second]  # the squares in s' G s do not depend on the signs
+    between = gram[(slice(None), *np.triu_indices(k, 1))]  # the squares in s' G s do not depend on the signs
     found = between.sum(1)
     slack = 1e-9 * np.abs(gram).sum((1, 2))  # the pattern without flips is one of them, and equal up to rounding
     reached = np.zeros(rows * columns)
-    for signs in np.array_split(_sign_patterns(k), max(2**k // _PATTERNS_AT_ONCE, 1)):
-        reached += (signs[:, first] * signs[:, second] @ between.T >= found - slack).sum(0)
-    return np.asarray((reached / 2 ** (k - 1)).reshape(rows, columns))
+    products = _sign_products(k)
+    for start in range(0, len(products), _PATTERNS_AT_ONCE):
+        some = products[start : start + _PATTERNS_AT_ONCE].astype(np.float64)
+        reached += (some @ between.T >= found - slack).sum(0)
+    return np.asarray((reached / len(products)).reshape(rows, columns))
 
 
-def _sign_patterns(k: int) -> np.ndarray:
-    """All patterns of k signs up to a common one, (2^(k-1), k)."""
-    numbers = np.arange(2 ** (k - 1))[:, None]
-    return np.where(numbers >> np.arange(k)[None, :] & 1, -1.0, 1.0)
+@cache
+def _sign_products(k: int) -> np.ndarray:
+    """The products of each two of k signs, (2^(k-1), k (k-1) / 2): all patterns, for s and -s give the same."""
+    signs = np.where(np.arange(2 ** (k - 1))[:, None] >> np.arange(k) & 1, -1, 1).astype(np.int8)
+    first, second = np.triu_indices(k, 1)
+    return signs[:, first] * signs[:, second]
 
 
 def _batch_sums(means: Tensor, n: int) -> np.ndarray:

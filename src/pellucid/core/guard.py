@@ -1,0 +1,108 @@
+"""Keeps what a call does to a network and to the global random state from outlasting the call. Used by model.py alone.
+
+Each fact is put back by a callback of its own, so that one that cannot be put back does not keep the others from it.
+What a network writes in place into its own weights through `.data` is the one thing that is not noticed.
+"""
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pellucid.errors import ModelError
+
+__all__ = ["one_call_at_a_time", "same_network", "same_random_state"]
+
+# Modes, flags and random states belong to the process, and networks share modules: one lock for all.
+_lock = threading.RLock()
+
+
+@contextmanager
+def one_call_at_a_time() -> Iterator[None]:
+    """Calls from several threads wait for each other; a call may hold others within it."""
+    with _lock:
+        yield
+
+
+@contextmanager
+def same_network(net: nn.Module, *, evaluate: bool) -> Iterator[None]:
+    """The network with frozen parameters, in evaluation mode if asked for; afterwards in the state it had.
+
+    Raises:
+        ModelError: its parameters were made under inference mode and cannot take part in gradients.
+    """
+    if any(parameter.is_inference() for parameter in net.parameters()):
+        raise ModelError(
+            "The network was built under torch.inference_mode, so that no gradient can pass its parameters. "
+            "Build or load it outside of it."
+        )
+    with ExitStack() as undo:
+        for module in net.modules():
+            _keep(module, undo)
+        for buffer in net.buffers():
+            undo.callback(_put_back_values, buffer, buffer.detach().clone())
+        for parameter in net.parameters():
+            undo.callback(_put_back_parameter, parameter, parameter.requires_grad, parameter.grad, parameter.data)
+        for module in net.modules():
+            # Set directly: train() and eval() may be overridden, and raise in exported programs.
+            if evaluate and getattr(module, "training", False):
+                module.training = False
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.requires_grad_(False)
+        yield
+
+
+def _keep(module: nn.Module, undo: ExitStack) -> None:
+    if isinstance(module, torch.jit.ScriptModule):  # its attributes live in C++
+        if hasattr(module, "training"):  # a frozen one has no mode
+            undo.callback(setattr, module, "training", module.training)
+        return
+    held = vars(module)
+    for name in ("_buffers", "_parameters", "_modules"):
+        undo.callback(_put_back_names, held[name], dict(held[name]))
+    undo.callback(_put_back_names, held, dict(held))
+
+
+def _put_back_names(held: dict[str, object], before: dict[str, object]) -> None:
+    """What forward() cached, counted, registered or replaced."""
+    for name in held.keys() - before.keys():
+        del held[name]
+    held.update(before)
+
+
+def _put_back_values(buffer: Tensor, before: Tensor) -> None:
+    same = (buffer == before) | ((buffer != buffer) & (before != before))  # NaN is equal to NaN here
+    if not bool(same.all()):
+        with torch.no_grad():
+            buffer.copy_(before)
+
+
+def _put_back_parameter(parameter: nn.Parameter, required: bool, grad: Tensor | None, data: Tensor) -> None:
+    if parameter.data_ptr() != data.data_ptr():  # forward() assigned to parameter.data
+        parameter.data = data
+    if parameter.requires_grad != required:
+        parameter.requires_grad_(required)
+    if parameter.grad is not grad:
+        parameter.grad = grad
+
+
+@contextmanager
+def same_random_state(device: torch.device, seed: int) -> Iterator[None]:
+    """Networks that draw random numbers draw the same ones in every call, and nobody else notices."""
+    with ExitStack() as undo:
+        undo.callback(np.random.set_state, np.random.get_state())
+        undo.callback(random.setstate, random.getstate())
+        on_gpu = device.type == "cuda"
+        undo.enter_context(torch.random.fork_rng([device] if on_gpu else []))
+        # Not torch.manual_seed, which seeds every accelerator there is, also those whose state is not kept.
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        yield

@@ -1,0 +1,43 @@
+"""The libraries that pellucid is compared with. They are imported when a test asks: the default run needs none."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+_schemas: list[torch.library.Library] = []  # they last no longer than this object
+
+
+@pytest.fixture(scope="session")
+def captum_attr() -> ModuleType:
+    return pytest.importorskip("captum.attr")
+
+
+@pytest.fixture(scope="session")
+def saliency_core() -> ModuleType:
+    return pytest.importorskip("saliency.core")
+
+
+@pytest.fixture(scope="session")
+def zennit_attribution() -> ModuleType:
+    _let_torchvision_import()
+    return pytest.importorskip("zennit.attribution")
+
+
+def _let_torchvision_import() -> None:
+    """Zennit imports torchvision, which needs the schemas of two operators even where its own library cannot load.
+
+    The wheels of PyPI are built for CUDA: beside a torch for CPUs their library is there but does not load.
+    """
+    spec = find_spec("torchvision")
+    if _schemas or spec is None or spec.origin is None:
+        return
+    try:
+        torch.ops.load_library(str(Path(spec.origin).with_name("_C.so")))
+    except OSError:
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _schemas.append(library)

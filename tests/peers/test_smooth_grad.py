@@ -1,0 +1,240 @@
+"""Simple Gradient and SmoothGrad's conventions against the libraries themselves, fed the very same noise."""
+
+import copy
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.oracles import uniform
+from torch import Tensor, nn
+
+import pellucid as pl
+from pellucid.core.random import Key, normal
+
+pytestmark = pytest.mark.peers
+
+SEED = 3
+FLOAT32_SUM = 2e-6  # PAIR adds its 25 maps up in float32, whatever the type of its input
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A network and one input. `tolerance` is a share of the map's maximum."""
+
+    net: nn.Module
+    x: Tensor
+    target: int
+    tolerance: float
+
+    @property
+    def model(self) -> pl.TorchModel:
+        return pl.TorchModel(self.net)
+
+    def noise(self, index: int) -> Tensor:
+        """The standard normal noise of pellucid's copy `index`."""
+        return torch.from_numpy(normal(Key.of(self.x[0]).stream(SEED), index, tuple(self.x.shape[1:])))
+
+    def map(self, explain: pl.SimpleGradient | pl.SmoothGrad) -> Tensor:
+        return explain(self.model, self.x, target=self.target).scores
+
+
+@dataclass(eq=False)
+class Run:
+    """What a peer computed, and what it asked of its random call."""
+
+    map: Tensor
+    sigmas: list[float] = field(default_factory=list)
+    calls: int = 0
+    copies: list[Tensor] = field(default_factory=list)
+
+
+def small_case() -> Case:
+    """Smooth, and of unequal height and width, so that a wrong layout shows."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.Softplus(), nn.Conv2d(8, 8, 3), nn.Tanh(),
+            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4),
+        )  # fmt: skip
+    return Case(net.double(), 3 * uniform(1, 3, 9, 11, dtype=torch.float64) - 1, target=2, tolerance=1e-12)
+
+
+def real_case(net: nn.Module, photo: np.ndarray) -> Case:
+    pixels = np.asarray(Image.fromarray(photo).resize((224, 224)), dtype=np.float64)
+    x = torch.from_numpy((pixels - 127) / 128).movedim(-1, 0)[None].contiguous()
+    net = copy.deepcopy(net).double().eval()
+    return Case(net, x, target=285, tolerance=1e-5)  # 285: Egyptian cat
+
+
+@pytest.fixture(scope="module", params=["small", "real"])
+def case(request: pytest.FixtureRequest) -> Case:
+    if request.param == "small":
+        return small_case()
+    return real_case(request.getfixturevalue("lite0").net, request.getfixturevalue("chelsea"))
+
+
+@pytest.fixture(scope="module")
+def captum(case, captum_attr) -> Run:
+    run = Run(torch.empty(0))
+
+    def fed(mean: float, std: Tensor) -> Tensor:
+        run.calls += 1
+        run.sigmas += std.unique().tolist()
+        return mean + std * torch.stack([case.noise(i) for i in range(len(std))])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "normal", fed)
+        tunnel = captum_attr.NoiseTunnel(captum_attr.Saliency(case.net))
+        run.map = tunnel.attribute(case.x.clone(), target=case.target).detach()
+    return run
+
+
+def answer(case: Case, saliency_core):
+    """PAIR's view of a network: from a batch of NHWC arrays to their gradients in the same layout."""
+
+    def call_model(batch, call_model_args, expected_keys):
+        x = torch.from_numpy(batch).requires_grad_()
+        score = case.net(x.movedim(-1, 1))[:, case.target].sum()
+        return {saliency_core.INPUT_OUTPUT_GRADIENTS: torch.autograd.grad(score, x)[0].numpy()}
+
+    return call_model
+
+
+def hwc(x: Tensor) -> np.ndarray:
+    return x[0].movedim(0, -1).contiguous().numpy()
+
+
+def chw(mask: np.ndarray) -> Tensor:
+    return torch.from_numpy(mask).movedim(-1, 0)[None]
+
+
+@pytest.fixture(scope="module")
+def pair(case, saliency_core) -> Run:
+    run = Run(torch.empty(0))
+
+    def fed(mean: float, std: float, shape: tuple[int, ...]) -> np.ndarray:
+        noise = hwc(case.noise(run.calls)[None])
+        assert noise.shape == shape
+        run.calls += 1
+        run.sigmas.append(float(std))
+        return mean + std * noise
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np.random, "normal", fed)
+        explain = saliency_core.GradientSaliency()
+        run.map = chw(explain.GetSmoothedMask(hwc(case.x), answer(case, saliency_core)))
+    return run
+
+
+def one_hot(case: Case):
+    return lambda output: nn.functional.one_hot(torch.tensor([case.target]), output.shape[1]).to(output)
+
+
+@pytest.fixture(scope="module")
+def zennit(case, zennit_attribution) -> Run:
+    run = Run(torch.empty(0))
+
+    def fed(like: Tensor) -> Tensor:
+        run.calls += 1
+        return case.noise(run.calls - 1)[None].to(like)
+
+    def see(net: nn.Module, inputs: tuple[Tensor]) -> None:
+        run.copies.append(inputs[0].detach().clone())
+
+    hook = case.net.register_forward_pre_hook(see)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn_like", fed)
+        run.map = zennit_attribution.SmoothGrad(case.net)(case.x.clone(), one_hot(case))[1].detach()
+    hook.remove()
+    # Its random call knows no sigma: it is the slope of what was added over the noise that was handed out.
+    for i, seen in enumerate(run.copies[: run.calls]):
+        unit = case.noise(i).double()
+        run.sigmas.append(float(((seen - case.x)[0] * unit).sum() / unit.square().sum()))
+    return run
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, as a share of the expected map's maximum."""
+    assert found.shape == expected.shape
+    return float((found.double() - expected.double()).abs().max() / expected.abs().max())
+
+
+def our_sigma(explain: pl.SmoothGrad, case: Case) -> float:
+    return float(explain.noise.spread(case.x))
+
+
+def test_simple_gradient_is_captums_saliency_without_abs(case, captum_attr):
+    x = case.x.clone().requires_grad_()
+    expected = captum_attr.Saliency(case.net).attribute(x, target=case.target, abs=False).detach()
+    assert difference(case.map(pl.SimpleGradient()), expected) <= case.tolerance
+
+
+def test_simple_gradient_is_pairs_gradient_saliency(case, saliency_core):
+    expected = chw(saliency_core.GradientSaliency().GetMask(hwc(case.x), answer(case, saliency_core)))
+    assert difference(case.map(pl.SimpleGradient()), expected) <= case.tolerance
+
+
+def test_simple_gradient_is_zennits_gradient(case, zennit_attribution):
+    _, expected = zennit_attribution.Gradient(case.net)(case.x.clone(), one_hot(case))
+    assert difference(case.map(pl.SimpleGradient()), expected) <= case.tolerance
+
+
+def test_captum_convention_is_captums_map(case, captum):
+    assert difference(case.map(pl.SmoothGrad.captum(seed=SEED)), captum.map) <= case.tolerance
+
+
+def test_pair_convention_is_pairs_map(case, pair):
+    tolerance = max(case.tolerance, FLOAT32_SUM)
+    assert difference(case.map(pl.SmoothGrad.pair(seed=SEED)), pair.map) <= tolerance
+
+
+def test_zennit_convention_is_zennits_map(case, zennit):
+    assert difference(case.map(pl.SmoothGrad.zennit(seed=SEED)), zennit.map) <= case.tolerance
+
+
+def test_captum_draws_all_its_noise_in_one_call(captum):
+    assert captum.calls == 1
+
+
+def test_pair_draws_noise_for_each_of_our_copies(pair):
+    assert pair.calls == pl.SmoothGrad.pair().n_samples
+
+
+def test_zennit_draws_noise_for_all_our_copies_but_one(zennit):
+    assert zennit.calls == pl.SmoothGrad.zennit().n_samples - 1
+
+
+def test_captum_asks_for_our_sigma(case, captum):
+    assert captum.sigmas == [our_sigma(pl.SmoothGrad.captum(), case)]
+
+
+def test_pair_asks_for_our_sigma_each_time(case, pair):
+    assert pair.sigmas == pytest.approx([our_sigma(pl.SmoothGrad.pair(), case)] * 25, rel=1e-12)
+
+
+def test_zennit_adds_our_sigma_each_time(case, zennit):
+    assert zennit.sigmas == pytest.approx([our_sigma(pl.SmoothGrad.zennit(), case)] * 19, rel=1e-12)
+
+
+def test_zennits_last_copy_is_the_input(case, zennit):
+    assert torch.equal(zennit.copies[-1], case.x)
+
+
+@pytest.mark.parametrize("peer", ["captum", "pair", "zennit"])
+def test_peers_map_is_not_the_papers(case, peer, request):
+    assert difference(case.map(pl.SmoothGrad(seed=SEED)), request.getfixturevalue(peer).map) > 0.01
+
+
+def test_captums_map_is_not_the_signed_mean_of_its_copies(case, captum):
+    signed = pl.SmoothGrad(noise_level=pl.NoiseLevel.absolute(1.0), n_samples=5, seed=SEED)
+    assert difference(case.map(signed), captum.map) > 0.01
+
+
+def test_pairs_map_is_not_the_signed_mean_of_its_copies(case, pair):
+    assert difference(case.map(pl.SmoothGrad(noise_level=0.15, n_samples=25, seed=SEED)), pair.map) > 0.01
+
+
+def test_zennits_map_is_not_the_mean_of_20_noisy_copies(case, zennit):
+    assert difference(case.map(pl.SmoothGrad(noise_level=0.1, n_samples=20, seed=SEED)), zennit.map) > 0.01

@@ -1,0 +1,761 @@
+"""The command line as its users meet it: what is written where, what is said, and what is never lost."""
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import pellucid as pl
+from pellucid import cli
+from pellucid.modalities.image.draw import Drawing
+from pellucid.modalities.image.heatmap import CHANNELS
+
+NETS = """
+import time, torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+class Changed(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.net, self.change = build(), change
+
+    def forward(self, x):
+        return self.change(self.net(x))
+
+def fail(y):
+    raise RuntimeError("it broke\\nin the second line")
+
+def tell(y):
+    print("a word of the network")
+    return y
+
+def sleep(y):
+    time.sleep(0.05)
+    return y
+
+def raises(): return Changed(fail)
+def dictionary(): return Changed(lambda y: {"logits": y, "aux": y})
+def softmax(): return Changed(lambda y: y.softmax(1))
+def nan(): return Changed(lambda y: y * float("nan"))
+def constant(): return Changed(lambda y: 0 * y.detach())
+def regression(): return Changed(lambda y: y[:, :1])
+def slow(): return Changed(sleep)
+def fixed(): return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+def talks():
+    print("a word of the builder")
+    return Changed(tell)
+"""
+SIZE = ("--size", "32", "--mean", "0.5", "--std", "0.5")
+MODEL = ("--model", "nets.py:build", *SIZE)
+QUICK = ("--samples", "4", *MODEL)
+PELLUCID = (sys.executable, "-c", "from pellucid.cli import main; main()")
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def objects(self):
+        """Every line of standard output by a parser that takes JSON at its word."""
+
+        def refuse(constant):
+            raise AssertionError(f"{constant} is not JSON")
+
+        return [json.loads(line, parse_constant=refuse) for line in self.out.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory, chelsea):
+    path = tmp_path_factory.mktemp("photo") / "cat.jpg"
+    Image.fromarray(chelsea).resize((60, 40)).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, photo, monkeypatch):
+    """The working directory, with a photo and a file of networks."""
+    shutil.copy(photo, tmp_path / "cat.jpg")
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def pellucid(folder, monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["pellucid", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Result(ended.value.code or 0, out, err)
+
+    return run
+
+
+def files(folder):
+    return (
+        {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+        - {"cat.jpg", "nets.py"}
+        - {str(p.relative_to(folder)) for p in folder.rglob("__pycache__/*")}
+    )
+
+
+def picture(path):
+    with Image.open(path) as image:
+        image.load()
+    return image
+
+
+def recipes(path):
+    return json.loads(picture(path).text["pellucid"])
+
+
+def recipe(path):
+    [only] = recipes(path)
+    return only
+
+
+# What is written
+
+
+def test_the_default_is_smooth_grad_of_the_embedded_model(pellucid, folder, chelsea):
+    Image.fromarray(chelsea).save("cat.jpg", quality=95)
+    done = pellucid("explain", "cat.jpg", "--target", "tabby", "--samples", "2")
+    assert (done.code, done.err) == (0, "")
+    assert re.fullmatch(r"cat\.jpg: tabby \d\d\.\d% -> cat\.smooth-grad\.png\n", done.out)
+    assert files(folder) == {"cat.smooth-grad.png"}
+    made = recipe("cat.smooth-grad.png")
+    assert made["model"] == "efficientnet-lite0"
+    assert made["explainer"]["type"] == "SmoothGrad"
+    assert made["targets"] == [{"type": "ClassScore", "settings": {"index": 281}}]
+
+
+def test_method_and_name_are_those_asked_for(pellucid, folder):
+    assert pellucid("explain", "cat.jpg", "--method", "simple-gradient", "--out", "it.png", *MODEL).code == 0
+    assert files(folder) == {"it.png"}
+    assert recipe("it.png")["explainer"]["type"] == "SimpleGradient"
+
+
+def test_the_embedded_model_is_fit_to_be_explained(pellucid, chelsea):
+    Image.fromarray(chelsea).save("cat.jpg", quality=95)
+    done = pellucid("check", "cat.jpg")
+    assert (done.code, done.err) == (0, "")
+    assert "says Egyptian cat" in done.out
+    assert done.out.endswith("fit to be explained\n")
+
+
+def test_the_settings_reach_the_method(pellucid):
+    pellucid("explain", "cat.jpg", *MODEL, "--samples", "3", "--noise-level", "0.5", "--seed", "7")
+    settings = recipe("cat.smooth-grad.png")["explainer"]["settings"]
+    assert (settings["n_samples"], settings["noise_level"], settings["seed"]) == (3, 0.5, 7)
+
+
+def test_targets_are_the_likeliest_classes_on_one_page_and_in_one_map(pellucid, folder):
+    [said] = pellucid("explain", "cat.jpg", *QUICK, "--targets", "3", "--save", "the/maps", "--json").objects
+    model = pl.load("nets.py:build", description=pl.Description((("size", 32), ("mean", 0.5), ("std", 0.5))))
+    likeliest = [index for _, _, index in model.predict(model.read("cat.jpg")).top(3)]
+    kept = pl.Attribution.load(said["map"])
+    assert [decision.target.index for decision in kept.decisions] == likeliest
+    assert kept.scores.shape == (3, 3, 32, 32)
+    assert files(folder) == {"cat.smooth-grad.png", "the/maps/cat.smooth-grad.safetensors"}
+    one = pellucid("explain", "cat.jpg", *QUICK, "--out", "one.png")
+    assert one.code == 0
+    assert len(recipes("cat.smooth-grad.png")) == 3
+    assert picture("cat.smooth-grad.png").height > picture("one.png").height
+
+
+def test_more_targets_than_classes_are_all_classes_and_told(pellucid):
+    done = pellucid("explain", "cat.jpg", *QUICK, "--targets", "9")
+    assert done.code == 0
+    assert done.out.count("class ") == 4
+    assert done.err == "  note: the model has no more than 4 classes.\n"
+
+
+def test_one_sample_has_no_standard_error_and_still_a_page(pellucid):
+    assert pellucid("explain", "cat.jpg", *MODEL, "--samples", "1", "--save", ".").code == 0
+    assert pl.Attribution.load("cat.smooth-grad.safetensors").standard_error is None
+    assert picture("cat.smooth-grad.png").width > 300
+
+
+def test_an_overlay_has_the_size_of_its_photo(pellucid):
+    pellucid("explain", "cat.jpg", *QUICK, "--view", "overlay")
+    assert picture("cat.smooth-grad.png").size == (60, 40)
+
+
+def test_channels_are_those_of_the_heatmap():
+    assert tuple(CHANNELS) == cli._CHANNELS
+
+
+def test_a_signed_heatmap_is_another_picture(pellucid):
+    pellucid("explain", "cat.jpg", *QUICK, "--view", "heatmap", "--out", "plain.png")
+    pellucid("explain", "cat.jpg", *QUICK, "--view", "heatmap", "--channels", "sum", "--out", "signed.png")
+    assert picture("plain.png").tobytes() != picture("signed.png").tobytes()
+
+
+def test_without_a_picture_the_map_alone_is_kept(pellucid, folder):
+    assert pellucid("explain", "cat.jpg", *QUICK, "--no-picture", "--save", "maps").code == 0
+    assert files(folder) == {"maps/cat.smooth-grad.safetensors"}
+
+
+# Names
+
+
+def test_equal_stems_get_distinct_names(pellucid, folder):
+    for name in ("a/cat.jpg", "b/cat.png", "c/CAT.jpg"):
+        Path(name).parent.mkdir()
+        picture("cat.jpg").save(name)
+    done = pellucid("explain", "a/cat.jpg", "b/cat.png", "c/CAT.jpg", "a/cat.jpg", *QUICK)
+    assert done.code == 0
+    written = {f"{name}.smooth-grad.png" for name in ("cat", "cat-2", "CAT-3", "cat-4")}
+    assert {Path(name).name for name in files(folder)} == written | {"cat.png", "cat.jpg", "CAT.jpg"}
+
+
+def test_a_number_never_meets_a_stem_that_has_it_already():
+    names = cli._pictures(["a/cat.jpg", "b/cat.jpg", "cat-2.jpg", "cat-2.png"], "m", None)
+    assert [str(name) for name in names] == ["cat.m.png", "cat-2.m.png", "cat-2-2.m.png", "cat-2-3.m.png"]
+
+
+@pytest.mark.parametrize("name", ["two words.jpg", "[1].jpg", "katzé猫.jpg", "a.b.jpg", "$HOME 'x\".jpg", ".jpg"])
+def test_names_are_taken_as_they_are(pellucid, name):
+    Path("cat.jpg").rename(name)
+    done = pellucid("explain", name, *QUICK)
+    assert done.code == 0
+    assert Path(f"{Path(name).stem}.smooth-grad.png").exists()
+    assert done.out.startswith(f"{name}: class ")
+
+
+def test_a_name_of_two_lines_is_told_on_one(pellucid):
+    Path("cat.jpg").rename("two\nlines.jpg")
+    done = pellucid("explain", "two\nlines.jpg", "missing\nfile.jpg", *QUICK)
+    assert done.out.startswith(r"'two\nlines.jpg': class ")
+    assert len(done.out.splitlines()) == len(done.err.splitlines()) == 1
+
+
+def test_a_leading_dash_is_explained_and_taken_behind_two_dashes(pellucid):
+    Path("cat.jpg").rename("-cat.jpg")
+    wrong = pellucid("explain", "-cat.jpg", *QUICK)
+    assert wrong.code == 2
+    assert "write ./-cat.jpg" in wrong.err
+    assert pellucid("explain", *QUICK, "--", "-cat.jpg").code == 0
+    assert Path("-cat.smooth-grad.png").exists()
+
+
+# Nothing is lost
+
+
+def test_what_exists_is_kept_named_and_the_others_are_done(pellucid):
+    Path("cat.smooth-grad.png").write_text("mine")
+    shutil.copy("cat.jpg", "dog.jpg")
+    done = pellucid("explain", "cat.jpg", "dog.jpg", *QUICK)
+    assert done.code == 1
+    assert Path("cat.smooth-grad.png").read_text() == "mine"
+    assert done.err.startswith("Error: cat.jpg: cat.smooth-grad.png exists and is kept. Give --force")
+    assert Path("dog.smooth-grad.png").exists()
+
+
+def test_a_map_that_exists_is_kept_and_nothing_is_drawn(pellucid):
+    Path("cat.smooth-grad.safetensors").write_text("mine")
+    assert pellucid("explain", "cat.jpg", *QUICK, "--save", ".").code == 1
+    assert Path("cat.smooth-grad.safetensors").read_text() == "mine"
+    assert not Path("cat.smooth-grad.png").exists()
+
+
+@pytest.mark.parametrize("command", ["explain", "compare"])
+def test_force_replaces(pellucid, command):
+    Path("it.png").write_text("old")
+    assert pellucid(command, "cat.jpg", *QUICK, "--out", "it.png").code == 1
+    assert pellucid(command, "cat.jpg", *QUICK, "--out", "it.png", "--force").code == 0
+    assert picture("it.png").format == "PNG"
+
+
+def test_an_input_is_never_replaced_even_by_force(pellucid):
+    picture("cat.jpg").save("cat.png")
+    before = Path("cat.png").read_bytes()
+    done = pellucid("explain", "cat.png", *QUICK, "--out", "./cat.png", "--force")
+    assert done.code == 1
+    assert "one of the inputs" in done.err
+    assert Path("cat.png").read_bytes() == before
+
+
+def half_written(how):
+    def save(drawing, path):
+        Path(path).write_bytes(drawing.png()[:100])
+        raise how
+
+    return save
+
+
+def test_a_picture_that_fails_while_it_is_written_leaves_nothing(pellucid, folder, monkeypatch):
+    monkeypatch.setattr(Drawing, "save", half_written(OSError(28, "No space left on device")))
+    done = pellucid("explain", "cat.jpg", *QUICK)
+    assert (done.code, done.err) == (
+        1,
+        "Error: cat.jpg: cat.smooth-grad.png: cannot be written (No space left on device).\n",
+    )
+    assert files(folder) == set()
+
+
+def test_ctrl_c_while_a_picture_is_written_leaves_the_old_one_whole(pellucid, folder, monkeypatch):
+    Path("cat.smooth-grad.png").write_text("old")
+    monkeypatch.setattr(Drawing, "save", half_written(KeyboardInterrupt()))
+    done = pellucid("explain", "cat.jpg", *QUICK, "--force")
+    assert (done.code, done.err) == (130, "Stopped. 0 of 1 inputs are done; what was written stays.\n")
+    assert Path("cat.smooth-grad.png").read_text() == "old"
+    assert files(folder) == {"cat.smooth-grad.png"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is where nobody writes")
+def test_a_folder_that_takes_no_files_is_one_line(pellucid):
+    done = pellucid("explain", "cat.jpg", *QUICK, "--out", "/proc/cat.png")
+    assert done.code == 1
+    assert re.fullmatch(r"Error: cat\.jpg: /proc/cat\.png: cannot be written \(.*\)\.\n", done.err)
+
+
+def test_a_read_only_folder_is_told_before_any_work(pellucid, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(pl.SmoothGrad, "attribute", half_written(AssertionError("it worked")))
+    done = pellucid("explain", "cat.jpg", *QUICK)
+    assert done.code == 1
+    assert "cat.smooth-grad.png: the folder does not allow writing" in done.err
+
+
+def test_a_name_that_is_too_long_is_one_line(pellucid):
+    name = "x" * 250 + ".jpg"
+    Path("cat.jpg").rename(name)
+    done = pellucid("explain", name, *QUICK)
+    assert done.code == 1
+    assert done.err.endswith("not a possible name here (File name too long).\n")
+    assert len(done.err.splitlines()) == 1
+
+
+# Inputs and networks that fail
+
+
+def make(kind):
+    match kind:
+        case "missing":
+            Path("bad.jpg").unlink(missing_ok=True)
+        case "empty":
+            Path("bad.jpg").touch()
+        case "text":
+            Path("bad.jpg").write_text("these are words")
+        case "truncated":
+            Path("bad.jpg").write_bytes(Path("cat.jpg").read_bytes()[:-400])
+        case "folder":
+            Path("bad.jpg").mkdir()
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize("command", ["explain", "compare", "check"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "truncated", "folder"])
+def test_a_bad_input_is_one_line_that_names_it_and_the_others_are_done(pellucid, command, kind):
+    make(kind)
+    options = MODEL if command == "check" else QUICK
+    done = pellucid(command, "bad.jpg", "cat.jpg", *options)
+    assert done.code == 1
+    assert re.fullmatch(r"Error: [^\n]*bad\.jpg[^\n]*\n", done.err)
+    assert done.out.startswith("cat.jpg: ")
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize("short", ["a", "c", "."])
+def test_a_short_name_is_named_too(pellucid, short):
+    assert pellucid("explain", short, *QUICK).err.startswith(f"Error: {short!r} ")
+    assert pellucid("explain", short, *QUICK, "--json").objects[0]["input"] == short
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        ("raises", "nets.py:raises failed on a batch of shape (1, 3, 32, 32): it broke in the second line"),
+        ("dictionary", "nets.py:dictionary returned a dict with tensors at ['logits', 'aux']"),
+    ],
+)
+def test_a_network_that_fails_is_one_line(pellucid, network, told):
+    done = pellucid("explain", "cat.jpg", "--model", f"nets.py:{network}", *SIZE)
+    assert done.code == 1
+    assert told in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.doors
+def test_a_network_of_another_size_is_one_line(pellucid):
+    done = pellucid("check", "cat.jpg", "--model", "nets.py:fixed", "--size", "16", "--mean", "0", "--std", "1")
+    assert done.code == 1
+    assert re.fullmatch(r"Error: cat\.jpg: nets\.py:fixed failed on a batch of shape \(1, 3, 16, 16\): .*\n", done.err)
+
+
+@pytest.mark.parametrize(
+    ("network", "fit", "told"),
+    [
+        ("build", True, "fit to be explained"),
+        ("softmax", True, "ends in a softmax"),
+        ("nan", False, "NaN or infinite"),
+        ("constant", False, "No gradient reaches the input"),
+    ],
+)
+def test_check_says_what_is_wrong_and_what_to_do(pellucid, network, fit, told):
+    done = pellucid("check", "cat.jpg", "--model", f"nets.py:{network}", *SIZE)
+    assert done.code == (0 if fit else 1)
+    assert told in done.out
+    assert done.out.endswith("  fit to be explained\n" if fit else "not fit to be explained as it is\n")
+
+
+def test_check_tells_a_regressions_value_and_no_percentage(pellucid):
+    done = pellucid("check", "cat.jpg", "--model", "nets.py:regression", *SIZE)
+    assert re.search(r"says class 0 -?0\.\d+\n", done.out)
+
+
+def test_explain_tells_warnings_and_errors_beside_the_result(pellucid):
+    done = pellucid("explain", "cat.jpg", "--model", "nets.py:softmax", *SIZE, "--samples", "2")
+    assert done.code == 0
+    assert re.fullmatch(r"  warning: The outputs are probabilities.*\n", done.err)
+
+
+def test_a_note_on_the_file_is_told_beside_the_result(pellucid):
+    photo = picture("cat.jpg")
+    photo.save("two.gif", save_all=True, append_images=[photo.rotate(90)])
+    assert "  note: frame 1 of 2\n" in pellucid("explain", "two.gif", *QUICK).err
+
+
+def test_a_defect_of_pellucid_is_told_in_full_and_the_others_are_done(pellucid, monkeypatch):
+    read = pl.ImagePreprocess.read
+
+    def broken(self, source):
+        if source == "bad.jpg":
+            raise ZeroDivisionError("a bug")
+        return read(self, source)
+
+    monkeypatch.setattr(pl.ImagePreprocess, "read", broken)
+    done = pellucid("explain", "bad.jpg", "cat.jpg", *QUICK, "--json")
+    assert done.code == 1
+    assert done.err.startswith("Error: bad.jpg: a defect of pellucid (ZeroDivisionError: a bug).")
+    assert 'raise ZeroDivisionError("a bug")' in done.err
+    assert ["error" in said for said in done.objects] == [True, False]
+
+
+def test_too_little_memory_is_one_line_and_no_defect(pellucid, monkeypatch):
+    def broken(self, source):
+        raise MemoryError
+
+    monkeypatch.setattr(pl.ImagePreprocess, "read", broken)
+    done = pellucid("explain", "cat.jpg", *QUICK)
+    assert (done.code, done.err) == (1, "Error: cat.jpg: not enough memory for this input.\n")
+
+
+# Wrong usage
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--method", "smoth-grad"], "There is no method 'smoth-grad'. Did you mean smooth-grad"),
+        (["--method", "linear-explanation"], "linear-explanation is global"),
+        (["--method", "simple-gradient", "--samples", "5"], "simple-gradient has no --samples: nothing is sampled."),
+        (["--samples", "0"], "'--samples'"),
+        (["--targets", "0"], "'--targets'"),
+        (["--seed", "-1"], "'--seed'"),
+        (["--seed", str(2**64)], "`seed` is a whole number from 0 to 2**64 - 1"),
+        (["--noise-level", "25"], "`noise_level` is a fraction of the input's range, between 0 and 1. Got 25"),
+        (["--noise-level", "much"], "'--noise-level'"),
+        (["--view", "foto"], "'foto' is not one of 'page', 'heatmap', 'overlay'"),
+        (["--targets", "2", "--target", "1"], "exclude each other"),
+        (["--targets", "2", "--view", "overlay"], "--view overlay shows a single class"),
+        (["--out", "cat.jpg"], "pictures are saved as .png"),
+        (["--out", "none/cat.png"], "there is no folder none"),
+        (["--save", "nets.py"], "no folder can be made there (File exists)"),
+        (["--no-picture"], "--no-picture leaves nothing to keep"),
+        (["--no-picture", "--json", "--out", "x.png"], "--no-picture leaves nothing to keep"),
+        (["--metod", "x"], "No such option '--metod'. (Did you mean one of: '--method'"),
+        (["second.jpg", "--out", "x.png"], "--out names one picture, but there are 2 inputs"),
+        (["--size", "3x"], "expected a side such as 224, or HEIGHTxWIDTH, but got '3x'"),
+        (["--size", "1x2x3"], "expected a side"),
+        (["--size", "0"], "expected a side"),
+        (["--mean", "a,b"], "expected one number, or several between commas, but got 'a,b'"),
+        (["--mean", "1,2"], "`mean` is one finite number, or one for each of 3 channels"),
+        (["--std", "0"], "`std` is over zero"),
+        (["--labels", "none.txt"], "none.txt: cannot be read (No such file or directory)"),
+        (["--device", "toaster"], "`device` is one of this machine"),
+        (["--model", "nets.py"], "name the function that builds the network, nets.py:build."),
+        (["--model", "nets.py:biuld"], "nets.py has no function 'biuld'. It has build,"),
+        (["--model", "efficientnet-lite0"], "efficientnet-lite0 brings its own size, mean, std"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_told_before_any_work(pellucid, folder, words, told):
+    done = pellucid("explain", "cat.jpg", *MODEL, *words)
+    assert done.code == 2
+    assert done.out == ""
+    assert told in done.err
+    assert "Traceback" not in done.err
+    assert files(folder) == set()
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["explian", "cat.jpg"], "Did you mean 'explain'?"),
+        (["explain"], "Missing argument 'INPUTS...'"),
+        (["explain", "cat.jpg", "--target", "tabbi"], "281 tabby"),
+        (["explain", "cat.jpg", "--target", "crane"], "fits 2 classes: 134 crane; 517 crane"),
+        (["check", "cat.jpg", "--target", "-1"], "0 to 999 for this model. Got -1."),
+        (["compare", "cat.jpg", "--methods", "simple-gradient,smoth"], "There is no method 'smoth'"),
+        (["compare", "cat.jpg", "--methods", ""], "There is no method ''"),
+        (["compare", "cat.jpg", "--methods", "simple-gradient", "--samples", "3"], "nothing is sampled"),
+        (["compare", "cat.jpg", "--copy-noise", "0"], "'--copy-noise'"),
+        (["compare", "cat.jpg", "--out", "it.jpg"], "pictures are saved as .png"),
+        (["compare", "cat.jpg", "b.jpg", "--out", "it.png"], "--out names one picture"),
+        (["methods", "--scope", "lcal"], "'lcal' is not one of 'local', 'global'"),
+        (["check", "cat.jpg", "--model", "nets.py:build"], "size, mean, std of its inputs are not known"),
+        (["check", "cat.jpg", "--model", "nets.py:build", "--size", "32"], "mean, std of its inputs are not known"),
+        (["check", "cat.jpg", "--model", "weights.pth"], "refused"),
+        (["check", "cat.jpg", "--model", "resnet50"], "There is no model 'resnet50'"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_of_the_other_commands_is_told(pellucid, folder, words, told):
+    done = pellucid(*words)
+    assert (done.code, done.out) == (2, "")
+    assert told in done.err
+    assert files(folder) == set()
+
+
+@pytest.mark.doors
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_one_line(pellucid):
+    done = pellucid("explain", "cat.jpg", *QUICK, "--device", "cuda")
+    assert done.code == 2
+    assert re.fullmatch(r"Error: `device` is one of this machine, such as cpu or cuda. Got 'cuda': .*\n", done.err)
+
+
+@pytest.mark.doors
+def test_labels_of_another_number_than_the_outputs_are_told(pellucid):
+    Path("labels.txt").write_text("cat\ndog\n")
+    done = pellucid("check", "cat.jpg", *MODEL, "--labels", "labels.txt")
+    assert (done.code, done.err) == (
+        1,
+        "Error: cat.jpg: Expected one label for each of the model's 4 outputs, but got 2.\n",
+    )
+
+
+def test_labels_name_the_classes_and_find_the_target(pellucid):
+    Path("labels.txt").write_text("cat\ndog\n$5 bill\n_x^2\n")
+    done = pellucid("explain", "cat.jpg", *QUICK, "--labels", "labels.txt", "--target", "DOG")
+    assert done.out.startswith("cat.jpg: dog ")
+
+
+# For programs
+
+
+def test_json_is_one_valid_object_an_input_whatever_fails(pellucid):
+    for kind in ("truncated", "folder"):
+        make(kind)
+        Path("bad.jpg").rename(f"{kind}.jpg")
+    names = ["truncated.jpg", "cat.jpg", "folder.jpg", "missing.jpg"]
+    done = pellucid("explain", *names, *QUICK, "--json")
+    assert done.code == 1
+    assert [said["input"] for said in done.objects] == names
+    assert ["error" in said for said in done.objects] == [True, False, True, True]
+    assert len(done.err.splitlines()) == 3
+
+
+def test_json_holds_what_was_decided_computed_and_written(pellucid):
+    [said] = pellucid("explain", "cat.jpg", *QUICK, "--save", "maps", "--json").objects
+    assert said["method"] == "SmoothGrad"
+    assert said["picture"] == "cat.smooth-grad.png"
+    assert said["map"] == "maps/cat.smooth-grad.safetensors"
+    assert said["samples_used"] == [4]
+    assert said["passes"] == {"forward": 6, "backward": 5}  # 4 samples, the decision and the diagnosis
+    assert said["recipe"] == recipe("cat.smooth-grad.png")
+    [decision] = said["decisions"]
+    assert decision["label"] == f"class {decision['target']['settings']['index']}"
+
+
+@pytest.mark.parametrize("command", ["explain", "compare", "check"])
+@pytest.mark.parametrize("network", ["nan", "constant", "regression"])
+def test_json_is_valid_where_values_are_not_finite(pellucid, command, network):
+    done = pellucid(command, "cat.jpg", "--model", f"nets.py:{network}", *SIZE, "--json")
+    [said] = done.objects
+    assert said["input"] == "cat.jpg"
+    if (command, network) == ("explain", "nan"):
+        assert said["decisions"][0]["score"] is None
+
+
+def test_what_a_network_prints_is_not_among_the_results(pellucid):
+    done = pellucid("explain", "cat.jpg", "--model", "nets.py:talks", *SIZE, "--samples", "2", "--json")
+    assert len(done.objects) == 1
+    assert "a word of the builder" in done.err
+    assert "a word of the network" in done.err
+
+
+def test_check_tells_programs_the_same(pellucid):
+    [said] = pellucid("check", "cat.jpg", "--model", "nets.py:nan", *SIZE, "--json").objects
+    assert said["fit"] is False
+    assert {"nan-gradient", "not-finite-map"} <= {finding["code"] for finding in said["findings"]}
+    assert [best["index"] for best in said["top"]] == [0, 1, 2, 3]
+
+
+# The other commands
+
+
+def test_methods_are_queried_with_the_reason_for_each_exclusion(pellucid):
+    done = pellucid("methods", "--scope", "local", "--budget", "2")
+    fitting, excluded = done.out.split("\nExcluded:\n")
+    assert "simple-gradient  " in fitting
+    assert re.search(r"^linear-explanation +scope is global$", excluded, re.MULTILINE)
+    assert re.search(r"^smooth-grad +takes 100 passes, more than 2$", excluded, re.MULTILINE)
+
+
+def test_a_query_that_nothing_fits_says_so(pellucid):
+    assert pellucid("methods", "--access", "black-box", "--scope", "global").out.startswith("No method fits.\n")
+
+
+def test_methods_tell_programs_the_whole_card(pellucid):
+    [said] = pellucid("methods", "--scope", "local", "--json").objects
+    card = next(card for card in said["fitting"] if card["name"] == "smooth-grad")
+    assert card["access"] == "white-box"
+    assert card["cost"] == {"forward": 50, "backward": 50}
+    assert card["modalities"] == ["audio", "image", "table", "text"]
+    assert said["excluded"][0]["reasons"] == ["scope is global"]
+
+
+def test_compare_draws_one_page_and_tells_each_correlation(pellucid, folder):
+    done = pellucid("compare", "cat.jpg", *QUICK, "--methods", "simple-gradient, smooth-grad", "--copies", "3")
+    assert (done.code, done.err) == (0, "")
+    assert files(folder) == {"cat.compare.png"}
+    assert len(re.findall(r"\d\.\d\d", done.out)) == 6
+
+
+def test_compare_with_shared_noise_leaves_only_the_effect_of_the_change(pellucid):
+    def correlation(*words):
+        [said] = pellucid("compare", "cat.jpg", *QUICK, "--methods", "smooth-grad", "--json", "--force", *words).objects
+        return min(said["rank_correlation"]["smooth-grad"])
+
+    assert correlation("--shared-noise") > correlation()
+
+
+def test_a_method_named_twice_is_compared_once(pellucid):
+    [said] = pellucid("compare", "cat.jpg", *QUICK, "--methods", "smooth-grad,Smooth Grad", "--json").objects
+    assert list(said["rank_correlation"]) == ["smooth-grad"]
+
+
+# Terminals and pipes
+
+
+def test_help_loads_no_torch():
+    code = "import sys\nfrom pellucid import cli\ntry:\n cli.main()\nfinally:\n assert 'torch' not in sys.modules"
+    for words in ([], ["explain"], ["compare"], ["check"], ["methods"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words, "--help"], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "Usage: " in done.stdout
+
+
+def test_help_fits_a_narrow_terminal(pellucid, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    done = pellucid("--help")
+    assert done.code == 0
+    assert max(map(len, done.out.splitlines())) <= 60  # click goes no further
+
+
+def test_a_pipe_closed_early_ends_without_a_word(folder):
+    words = ["explain", "cat.jpg", "cat.jpg", "cat.jpg", *QUICK]
+    with subprocess.Popen([*PELLUCID, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith(b"cat.jpg: ")
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
+
+
+def test_a_name_that_the_terminal_cannot_show_is_still_told(folder):
+    Path("cat.jpg").rename("katze猫.jpg")
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(
+        [*PELLUCID, "explain", "katze猫.jpg", *QUICK], capture_output=True, env=environment, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith(rb"katze\u732b.jpg: ")
+
+
+class Terminal:
+    """pellucid with its standard error on a terminal and its standard output in a pipe."""
+
+    def __init__(self, *words):
+        mine, theirs = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "60"}
+        self.process = subprocess.Popen(
+            [*PELLUCID, *words], stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, env=environment
+        )
+        os.close(theirs)
+        self.terminal, self.shown = mine, ""
+
+    def read_until(self, text=None, seconds=60):
+        """What the terminal shows until then, or to the end."""
+        until = time.monotonic() + seconds
+        while text is None or text not in self.shown:
+            assert time.monotonic() < until, self.shown
+            if select.select([self.terminal], [], [], 0.1)[0]:
+                try:
+                    self.shown += os.read(self.terminal, 65536).decode(errors="replace")
+                except OSError:  # Linux's way to say that the other end is closed
+                    break
+        return self.shown
+
+    def end(self):
+        shown, out = self.read_until(), self.process.stdout.read().decode()
+        os.close(self.terminal)
+        self.process.stdout.close()
+        return Result(self.process.wait(), out, shown)
+
+
+def test_progress_is_shown_on_a_terminal_and_results_go_where_they_are_led(folder):
+    done = Terminal("explain", "cat.jpg", "--model", "nets.py:slow", *SIZE, "--samples", "2000", "--json").end()
+    assert done.code == 0
+    assert [said["input"] for said in done.objects] == ["cat.jpg"]
+    assert "loading nets.py:slow" in done.err
+    assert re.search(r"cat\.jpg .*━.* \d+/2000", done.err)
+    assert '"recipe"' not in done.err
+    assert "\x1b[3" not in done.err  # NO_COLOR
+
+
+def test_in_a_pipe_it_is_silent(pellucid):
+    done = pellucid("explain", "cat.jpg", *QUICK)
+    assert done.err == ""
+    assert "\x1b" not in done.out
+
+
+def test_ctrl_c_keeps_the_inputs_that_are_done_and_leaves_no_trace_of_the_other(folder):
+    shutil.copy("cat.jpg", "dog.jpg")
+    slow = ("--model", "nets.py:slow", *SIZE, "--samples", "600")
+    running = Terminal("explain", "cat.jpg", "dog.jpg", *slow)
+    running.read_until("2/2 dog.jpg")
+    time.sleep(0.2)
+    running.process.send_signal(signal.SIGINT)
+    done = running.end()
+    assert done.code == 130
+    assert "Stopped. 1 of 2 inputs are done; what was written stays." in done.err
+    assert "Traceback" not in done.err
+    assert "\x1b[?25h" in done.err.rpartition("\x1b[?25l")[2]  # the cursor is shown again
+    assert files(folder) == {"cat.smooth-grad.png", "dog.jpg"}
+    assert picture("cat.smooth-grad.png").text
