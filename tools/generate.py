@@ -48,8 +48,9 @@ def exported(module: Path) -> list[str]:
 def stub() -> str:
     """The text of `__init__.pyi`."""
     modules = dict(PUBLIC)
+    modules["explainers.pointwise"] = ["Absolute", "Squared"]
     for path in sorted((PACKAGE / "explainers").glob("[a-z]*.py")):
-        modules[f"explainers.{path.stem}"] = None
+        modules.setdefault(f"explainers.{path.stem}", None)
     lines = ["# Written by `make generate` from each module's __all__. Do not edit.", ""]
     names = []
     for module in sorted(modules):

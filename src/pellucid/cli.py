@@ -295,7 +295,7 @@ def main() -> NoReturn:
         click.echo(f"Error: {_line(error)}", err=True)
         sys.exit(2)
     except OSError as error:
-        click.echo(f"Error: the results cannot be written ({error.strerror}).", err=True)
+        click.echo(f"Error: {_line(error)}", err=True)  # of standard output, such as a full disk
         sys.exit(1)
 
 
@@ -346,11 +346,7 @@ def _progress(what: str) -> Iterator[Report]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn())
-    # rich would redirect results to standard error as well, even into a file
-    with (
-        Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar,
-        redirect_stdout(sys.stderr),
-    ):
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar, redirect_stdout(sys.stderr):
         short = what if len(what) <= _WIDTH else what[: _WIDTH - 1] + "…"
         task = bar.add_task(escape(short), total=None, count="")
         yield lambda done, total: bar.update(task, completed=done, total=total, count=f"{done}/{total}")

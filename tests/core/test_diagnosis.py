@@ -62,6 +62,19 @@ def test_an_input_that_is_not_finite_is_told(bad):
     assert "not-finite-input" in codes(GRADIENT(pl.TorchModel(Linear(uniform(2, 4)).eval()), x))
 
 
+def test_outputs_that_are_not_finite_are_told_with_their_row():
+    x = uniform(2, 4) + 0.1
+    x[1, 0] = 0
+    net = nn.Sequential(Linear(torch.eye(4)), Log()).eval()
+    found = GRADIENT(pl.TorchModel(net), x, 1).findings
+    assert [(f.code, f.input) for f in found if f.code == "not-finite-output"] == [("not-finite-output", 1)]
+
+
+class Log(nn.Module):
+    def forward(self, x):
+        return x.log()
+
+
 class Root(nn.Module):
     def forward(self, x):
         return torch.stack([x.sum(1), (x - x).sum(1).sqrt() + x.sum(1)], 1)

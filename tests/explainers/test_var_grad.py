@@ -16,6 +16,11 @@ def test_cubic_network_gives_the_variance_of_its_gradient():
     assert (a.standard_error < 0.2 * expected).all()
 
 
+def test_its_unit_is_squared():
+    assert pl.VarGrad().card.unit == pl.SmoothGradSquared().card.unit == "(score per unit of input)^2"
+    assert pl.SmoothGrad().card.unit == "score per unit of input"
+
+
 def test_linear_network_has_none():
     a = pl.VarGrad(n_samples=5)(pl.TorchModel(Linear(uniform(2, 8, dtype=torch.float64))), X)
     assert float(a.scores.max()) < 1e-28

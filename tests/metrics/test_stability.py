@@ -121,16 +121,23 @@ def test_each_correlation_is_that_of_the_raw_signed_maps_and_the_mean_is_their_m
 
 
 def test_copies_are_explained_towards_the_inputs_target():
-    results = stability(MODEL, X, [GRADIENT, pl.SmoothGrad(n_samples=2)], target=2, copies=2)
-    assert {a.target for r in results for a in (r.original, *r.copies)} == {pl.ClassScore(2)}
-    (top,) = stability(MODEL, X, [GRADIENT], copies=2)
-    assert top.original.target == pl.ClassScore(int(MODEL.predict(X).outputs.argmax()))
+    outputs = MODEL.predict(X).outputs[0]
+    likely, unlikely = int(outputs.argmax()), int(outputs.argmin())
+    for asked, explained in ((unlikely, unlikely), (None, likely)):
+        results = stability(MODEL, X, [GRADIENT, pl.SmoothGrad(n_samples=2)], target=asked, copies=2)
+        assert {a.target for r in results for a in (r.original, *r.copies)} == {pl.ClassScore(explained)}
 
 
 def test_every_method_sees_the_same_copies_in_the_order_given():
     first, second = stability(MODEL, X, [GRADIENT, pl.SmoothGrad(n_samples=2)], copies=2)
     assert [a.recipe.inputs for a in first.copies] == [a.recipe.inputs for a in second.copies]
     assert (first.explainer, second.explainer) == (GRADIENT, pl.SmoothGrad(n_samples=2))
+
+
+def test_the_seed_is_that_of_the_copies():
+    (result,) = stability(MODEL, X, [GRADIENT], copies=2, level=0.01, seed=3)
+    copies = noised_copies(MODEL, X, level=0.01, count=2, seed=3).tensor
+    assert [a.recipe.inputs for a in result.copies] == [[Key.of(copy).hex] for copy in copies]
 
 
 def test_shared_noise_leaves_only_the_effect_of_the_change():

@@ -9,7 +9,19 @@ from zipfile import ZipFile
 
 import pytest
 import torch
-from programs import BATCH, SIDES, Answer, Conv, Dictionary, Odds, Recurrent, Transformer, exported, noise, saved
+from tests.models.programs import (
+    BATCH,
+    SIDES,
+    Answer,
+    Conv,
+    Dictionary,
+    Odds,
+    Recurrent,
+    Transformer,
+    exported,
+    noise,
+    saved,
+)
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import BATCH, SIDES, Conv, exported, noise, saved
+from tests.models.programs import BATCH, SIDES, Conv, exported, noise, saved
 from torch import nn
 
 import pellucid as pl
@@ -22,6 +22,7 @@ TOML = "[input]\nsize = {}\nmean = 0.5\nstd = 0.5\n"
 def folder(tmp_path, monkeypatch):
     """The working directory; what is imported in it is forgotten."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
     before, places = set(sys.modules), list(sys.path)
     yield tmp_path
     for name in set(sys.modules) - before:
@@ -204,6 +205,11 @@ def test_a_file_without_a_function_names_its_functions_and_is_not_run():
     assert not Path("marker").exists()
 
 
+@pytest.mark.doors
+def test_a_file_that_is_no_python_is_still_told_what_to_give():
+    refused(written("nets.py", "def build(:"), "name the function that builds the network, nets.py:build.")
+
+
 # What its file does not say
 
 
@@ -305,6 +311,12 @@ def test_a_program_of_another_size_is_refused_with_the_size_to_give(conv, size, 
     description = pl.Description((("size", size), ("mean", 0.5), ("std", 0.5)))
     told = f"exported for inputs of 16x16 (height x width), but the preprocessing gives {got}. Give --size 16x16,"
     refused(conv, told, error=FixedShape, description=description)
+
+
+@pytest.mark.doors
+def test_the_size_to_give_is_height_by_width():
+    saved(Path("wide.pt2"), exported(Conv().eval(), noise(2, 3, 16, 24), {0: BATCH}))
+    refused("wide.pt2", "Give --size 16x24,", error=FixedShape)
 
 
 @pytest.mark.doors

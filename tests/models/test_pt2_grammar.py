@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import BATCH, Odds, exported, noise, records_of, saved, written
+from tests.models.programs import BATCH, Odds, exported, noise, records_of, saved, written
 
 from pellucid.errors import ModelError
 from pellucid.models.exported import read_program

@@ -15,7 +15,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
-from programs import BATCH, Conv, Records, edited, exported, noise, records_of, saved, written
+from tests.models.programs import BATCH, Conv, Records, edited, exported, noise, records_of, saved, written
 
 from pellucid.errors import ModelError, UntrustedModel
 from pellucid.models.exported import read_program

@@ -1,5 +1,7 @@
 """The libraries that pellucid is compared with. They are imported when a test asks: the default run needs none."""
 
+from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -10,20 +12,29 @@ import torch
 _schemas: list[torch.library.Library] = []  # they last no longer than this object
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine took minutes for what one thread does in seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def captum_attr() -> ModuleType:
-    return pytest.importorskip("captum.attr")
+    return import_module("captum.attr")
 
 
 @pytest.fixture(scope="session")
 def saliency_core() -> ModuleType:
-    return pytest.importorskip("saliency.core")
+    return import_module("saliency.core")
 
 
 @pytest.fixture(scope="session")
 def zennit_attribution() -> ModuleType:
     _let_torchvision_import()
-    return pytest.importorskip("zennit.attribution")
+    return import_module("zennit.attribution")
 
 
 def _let_torchvision_import() -> None:

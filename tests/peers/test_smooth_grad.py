@@ -16,6 +16,7 @@ from pellucid.core.random import Key, normal
 pytestmark = pytest.mark.peers
 
 SEED = 3
+DIFFERENT = 1e-3  # in maps that are equal to 1e-12 if nothing differs
 FLOAT32_SUM = 2e-6  # PAIR adds its 25 maps up in float32, whatever the type of its input
 
 
@@ -35,6 +36,9 @@ class Case:
     def noise(self, index: int) -> Tensor:
         """The standard normal noise of pellucid's copy `index`."""
         return torch.from_numpy(normal(Key.of(self.x[0]).stream(SEED), index, tuple(self.x.shape[1:])))
+
+    def sigma(self, explain: pl.SmoothGrad) -> float:
+        return float(explain.noise.spread(self.x))
 
     def map(self, explain: pl.SimpleGradient | pl.SmoothGrad) -> Tensor:
         return explain(self.model, self.x, target=self.target).scores
@@ -62,6 +66,7 @@ def small_case() -> Case:
 
 
 def real_case(net: nn.Module, photo: np.ndarray) -> Case:
+    """In float64, where no kink of the network flips because another batch size rounds differently."""
     pixels = np.asarray(Image.fromarray(photo).resize((224, 224)), dtype=np.float64)
     x = torch.from_numpy((pixels - 127) / 128).movedim(-1, 0)[None].contiguous()
     net = copy.deepcopy(net).double().eval()
@@ -161,10 +166,6 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).abs().max() / expected.abs().max())
 
 
-def our_sigma(explain: pl.SmoothGrad, case: Case) -> float:
-    return float(explain.noise.spread(case.x))
-
-
 def test_simple_gradient_is_captums_saliency_without_abs(case, captum_attr):
     x = case.x.clone().requires_grad_()
     expected = captum_attr.Saliency(case.net).attribute(x, target=case.target, abs=False).detach()
@@ -207,34 +208,41 @@ def test_zennit_draws_noise_for_all_our_copies_but_one(zennit):
 
 
 def test_captum_asks_for_our_sigma(case, captum):
-    assert captum.sigmas == [our_sigma(pl.SmoothGrad.captum(), case)]
+    assert captum.sigmas == [case.sigma(pl.SmoothGrad.captum())]
 
 
 def test_pair_asks_for_our_sigma_each_time(case, pair):
-    assert pair.sigmas == pytest.approx([our_sigma(pl.SmoothGrad.pair(), case)] * 25, rel=1e-12)
+    assert pair.sigmas == pytest.approx([case.sigma(pl.SmoothGrad.pair())] * 25, rel=1e-12)
 
 
 def test_zennit_adds_our_sigma_each_time(case, zennit):
-    assert zennit.sigmas == pytest.approx([our_sigma(pl.SmoothGrad.zennit(), case)] * 19, rel=1e-12)
+    assert zennit.sigmas == pytest.approx([case.sigma(pl.SmoothGrad.zennit())] * 19, rel=1e-12)
 
 
 def test_zennits_last_copy_is_the_input(case, zennit):
     assert torch.equal(zennit.copies[-1], case.x)
 
 
+on_small = pytest.mark.parametrize("case", ["small"], indirect=True)
+
+
+@on_small
 @pytest.mark.parametrize("peer", ["captum", "pair", "zennit"])
 def test_peers_map_is_not_the_papers(case, peer, request):
-    assert difference(case.map(pl.SmoothGrad(seed=SEED)), request.getfixturevalue(peer).map) > 0.01
+    assert difference(case.map(pl.SmoothGrad(seed=SEED)), request.getfixturevalue(peer).map) > DIFFERENT
 
 
+@on_small
 def test_captums_map_is_not_the_signed_mean_of_its_copies(case, captum):
     signed = pl.SmoothGrad(noise_level=pl.NoiseLevel.absolute(1.0), n_samples=5, seed=SEED)
-    assert difference(case.map(signed), captum.map) > 0.01
+    assert difference(case.map(signed), captum.map) > DIFFERENT
 
 
+@on_small
 def test_pairs_map_is_not_the_signed_mean_of_its_copies(case, pair):
-    assert difference(case.map(pl.SmoothGrad(noise_level=0.15, n_samples=25, seed=SEED)), pair.map) > 0.01
+    assert difference(case.map(pl.SmoothGrad(noise_level=0.15, n_samples=25, seed=SEED)), pair.map) > DIFFERENT
 
 
+@on_small
 def test_zennits_map_is_not_the_mean_of_20_noisy_copies(case, zennit):
-    assert difference(case.map(pl.SmoothGrad(noise_level=0.1, n_samples=20, seed=SEED)), zennit.map) > 0.01
+    assert difference(case.map(pl.SmoothGrad(noise_level=0.1, n_samples=20, seed=SEED)), zennit.map) > DIFFERENT

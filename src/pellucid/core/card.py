@@ -76,7 +76,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodCard:
-    """A method's place in the taxonomy, its cost for one input and its source.
+    """A method's place in the taxonomy, the unit of its maps, its cost for one input and its source.
 
     Example:
         >>> import pellucid as pl
@@ -93,6 +93,7 @@ class MethodCard:
     needs: Needs
     cost: Cost
     reference: str
+    unit: str = "score per unit of input"
     sampled: bool = False
     modalities: frozenset[Modality] = frozenset(Modality)
     caveats: tuple[str, ...] = ()

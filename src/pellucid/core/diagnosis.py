@@ -46,6 +46,17 @@ def diagnose(
 ) -> tuple[list[Finding], Cost]:
     """What the network shows on these inputs, and the cost: a pass there and back, until a shape was found sound."""
     findings = _modes(model)
+    for row, outputs in enumerate(prediction.outputs):
+        if not outputs.isfinite().all():
+            findings.append(
+                Finding(
+                    "not-finite-output",
+                    Severity.ERROR,
+                    "The network answers with NaN or infinite values on this input: there is no decision to explain.",
+                    "Check the weights and the scale of the input; run the network in float32.",
+                    row,
+                )
+            )
     if prediction.kind is OutputKind.PROBABILITIES:
         findings += _softmax_head(prediction, targets)
     shape = tuple(x.shape[1:])

@@ -18,7 +18,7 @@ from pellucid.core.model import Model
 from pellucid.core.target import Targets
 from pellucid.explainers.simple_gradient import SimpleGradient
 
-__all__ = ["Absolute", "Squared"]
+__all__ = ["Absolute", "Squared", "squared"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,17 @@ class Squared(Explainer):
     @property
     def card(self) -> MethodCard:
         card = self.base.card
-        return replace(card, name=f"squared-{card.name}", title=f"({card.title})^2", sampled=False)
+        return replace(
+            card, name=f"squared-{card.name}", title=f"({card.title})^2", unit=squared(card.unit), sampled=False
+        )
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         return _changed(self.base.attribute(model, x, targets, call), torch.square)
+
+
+def squared(unit: str) -> str:
+    """The unit of squares of what is in `unit`."""
+    return f"({unit})^2"
 
 
 def _changed(estimate: Estimate, change: Callable[[Tensor], Tensor]) -> Estimate:

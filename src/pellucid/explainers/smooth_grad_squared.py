@@ -5,7 +5,7 @@
 Non-negative, in squared units of the base's map. Noise does not cancel: E[g^2] = E[g]^2 + Var[g].
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -16,7 +16,7 @@ from pellucid.core.explainer import Call
 from pellucid.core.model import Model
 from pellucid.core.target import Targets
 from pellucid.explainers._noise import NoisyCopies
-from pellucid.explainers.pointwise import Squared
+from pellucid.explainers.pointwise import Squared, squared
 from pellucid.explainers.smooth_grad import SmoothGrad
 
 __all__ = ["SmoothGradSquared"]
@@ -36,7 +36,8 @@ class SmoothGradSquared(NoisyCopies):
 
     @property
     def card(self) -> MethodCard:
-        return self.card_over("smooth-grad-squared", "SmoothGrad-Squared", "Hooker et al. 2019, arXiv:1806.10758")
+        card = self.card_over("smooth-grad-squared", "SmoothGrad-Squared", "Hooker et al. 2019, arXiv:1806.10758")
+        return replace(card, unit=squared(card.unit))
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         mean = SmoothGrad(

@@ -5,7 +5,7 @@
 Non-negative, in squared units of the base's map: where the map is unstable, not where it is large.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +18,7 @@ from pellucid.core.model import Model
 from pellucid.core.target import Targets
 from pellucid.errors import ArgumentError
 from pellucid.explainers._noise import NoisyCopies
+from pellucid.explainers.pointwise import squared
 
 __all__ = ["VarGrad"]
 
@@ -43,7 +44,8 @@ class VarGrad(NoisyCopies):
 
     @property
     def card(self) -> MethodCard:
-        return self.card_over("var-grad", "VarGrad", "Adebayo et al. 2018, arXiv:1810.03292")
+        card = self.card_over("var-grad", "VarGrad", "Adebayo et al. 2018, arXiv:1810.03292")
+        return replace(card, unit=squared(card.unit))
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         return self.noted(Variance().estimate(self.samples(model, x, targets, call, self.n_samples)), x)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -44,7 +44,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Program(nn.Module):
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = memo[id(self)] = type(self).__new__(type(self))
         with _quiet():
             vars(twin).update({name: copy.deepcopy(value, memo) for name, value in self._copied().items()})
@@ -57,7 +57,7 @@ class _Program(nn.Module):
 class _Modules(_Program, UnflattenedModule):
     """A program with the modules of the network that was exported."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = super().__deepcopy__(memo)
         twin.input_placeholders = twin.graph.find_nodes(op="placeholder")
         return twin
@@ -77,7 +77,7 @@ class _Flat(_Program):
     def forward(self, x: torch.Tensor) -> Any:
         return self.flat(x)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "_Flat":
         self.training = mode
         return self
 

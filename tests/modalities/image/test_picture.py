@@ -161,7 +161,8 @@ def test_a_page_of_one_target_is_overlay_map_and_uncertainty_side_by_side(compos
 def test_a_page_of_three_targets_has_a_column_for_each_on_one_scale(composed):
     a = SMOOTH(MODEL, pl.Input(MODEL.read(WIDE).tensor.repeat(3, 1, 1, 1), views=MODEL.read(WIDE).views * 3), [0, 1, 2])
     page = pl.page(list(a))
-    rows = composed[0][0]
+    rows, _, caption = composed[0]
+    assert caption.count("Uncertainty: ") == 1
     assert [panel.title.rpartition(" ")[0] for panel in rows[0]] == LABELS
     assert [len(row) for row in rows] == [3, 3, 3]
     assert len({panel.bar.limit for row in rows[1:] for panel in row}) == 1
@@ -206,6 +207,12 @@ def test_only_a_cropped_photo_is_said_to_be_hatched(composed):
 def test_a_page_of_an_extreme_photo_has_the_size_of_any_page(shape):
     page = pl.page([explained(np.full((*shape, 3), 200, dtype=np.uint8))])
     assert page.pixels.shape == pl.page([explained()]).pixels.shape
+
+
+def test_the_overlay_of_a_large_photo_is_drawn_at_the_size_that_the_page_shows(composed):
+    """1000 x 1500 in a panel of 448: drawing six times as many pixels and reducing them would blur the hatching."""
+    pl.page([explained(np.full((1000, 1500, 3), 200, dtype=np.uint8))])
+    assert composed[0][0][0][0].pixels.shape == (299, 448, 3)
 
 
 @pytest.mark.doors
@@ -291,7 +298,8 @@ def test_a_comparison_has_a_row_a_method_and_a_column_for_the_input_and_each_cop
 
 
 def test_each_copy_is_titled_with_its_own_decision_and_its_similarity_to_the_input(composed):
-    (result,) = pl.stability(MODEL, MODEL.read(WIDE), [SMOOTH], level=0.01, copies=2)
+    (result,) = pl.stability(MODEL, MODEL.read(WIDE), [SMOOTH], level=0.2, copies=2)
+    assert len({title_of(a) for a in (result.original, *result.copies)}) == 3
     pl.comparison_page([result])
     first = np.abs(result.original.scores[0].numpy()).max(0)
     for panel, a, rank in zip(composed[0][0][0][1:], result.copies, result.rank_correlations, strict=True):

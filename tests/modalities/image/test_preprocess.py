@@ -248,6 +248,8 @@ def test_wrong_settings_say_what_was_expected_and_what_came(wrong, words):
         pl.ImagePreprocess(**{"size": 4, **wrong})
 
 
+@pytest.mark.doors
+@pytest.mark.doors
 @pytest.mark.parametrize("made", [list, tuple, np.array, torch.tensor])
 def test_settings_in_lists_arrays_and_tensors_are_those_in_tuples(made):
     plain = pl.ImagePreprocess(size=(8, 4), mean=(0.25, 0.5, 0.75), std=(0.25, 0.5, 0.25))

@@ -155,7 +155,7 @@ class _Sheet:
     """Pixels with pictures and text put on them; places are in pixels from the upper left."""
 
     def __init__(self, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
-        self.pixels = pixels.copy()
+        self.pixels = pixels
         self.high, self.wide = pixels.shape[:2]
         # Half a pixel more, which the canvas cuts off: size / dpi * dpi can round to a pixel less.
         self.figure = Figure(figsize=((self.wide + 0.5) / _DPI, (self.high + 0.5) / _DPI), dpi=_DPI)
@@ -220,7 +220,8 @@ def _below(panel: Panel) -> str:
     about = ""
     if heat is not None:
         beyond = f", {heat.clipped:.1%} of the pixels beyond" if heat.clipped else ""
-        about = heat.blank or f"{CHANNELS[heat.channels]}{beyond}"
+        unit = f"{heat.unit}; " if heat.unit else ""
+        about = heat.blank or f"{unit}{CHANNELS[heat.channels]}{beyond}"
     return _wrapped(f"{about}\n{panel.note}".strip(), 62, 8)
 
 
@@ -264,7 +265,7 @@ def _hatching(high: int, wide: int) -> Bool[np.ndarray, "h w"]:
     return (np.add.outer(np.arange(high), np.arange(wide)) % period) < max(period // 6, 1)
 
 
-def _fitted(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+def _fitted(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
     """As large as fits into a panel: enlarged by a whole number, or reduced."""
     high, wide = pixels.shape[:2]
     times = _SIDE // max(high, wide)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pellucid.core.attribution import Attribution
 from pellucid.core.checks import check_choice
+from pellucid.core.recipe import decode
 from pellucid.errors import ArgumentError
 
 __all__ = ["CHANNELS", "Channels", "Heatmap", "reduce_channels", "to_heatmap"]
@@ -41,6 +42,7 @@ class Heatmap:
     limit: float
     clipped: float
     channels: str
+    unit: str = ""
     blank: str = ""
     certain: np.ndarray | None = None
 
@@ -93,6 +95,7 @@ def to_heatmap(
         limit=scale,
         clipped=float((finite > scale).mean()) if finite.size else 0.0,
         channels=channels,
+        unit=decode(a.recipe.explainer).card.unit,
         blank=_why_blank(a, finite, values),
     )
 

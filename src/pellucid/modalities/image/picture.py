@@ -171,6 +171,5 @@ def _view(a: Attribution) -> View:
 
 
 def _cropped(a: Attribution) -> bool:
-    left, top, right, bottom = a.views[0].geometry["box"]
     high, wide = a.views[0].geometry["size"]
-    return bool(left > 0 or top > 0 or right < wide or bottom < high)
+    return bool(a.views[0].geometry["box"] != [0, 0, wide, high])

@@ -128,10 +128,8 @@ class ImagePreprocess(Preprocess):
         """One picture's tensor (C, H, W) and the way back to it."""
         high, wide = picture.pixels.shape[:2]
         box = self._box(high, wide)
-        left, top = (
-            math.floor(box[0]),
-            math.floor(box[1]),
-        )  # cut first: filters reach beyond the box that they are given
+        left, top = math.floor(box[0]), math.floor(box[1])
+        # Cut first: filters reach beyond the box that they are given.
         image = Image.fromarray(picture.pixels[top : math.ceil(box[3]), left : math.ceil(box[2])])
         if self.channels == "gray":
             image = image.convert("L")
@@ -144,7 +142,7 @@ class ImagePreprocess(Preprocess):
         scaled = (values / 255 - self._mean) / self._std
         row = torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32))
         geometry = {"box": list(box), "size": [high, wide]}
-        return row, View("image", geometry, torch.from_numpy(picture.pixels.copy()))
+        return row, View("image", geometry, torch.from_numpy(picture.pixels))
 
     def _box(self, high: int, wide: int) -> tuple[float, float, float, float]:
         """The part of the picture that is kept: left, top, right, bottom, in its pixels."""
