@@ -700,7 +700,10 @@ def test_a_pipe_closed_early_ends_without_a_word(folder):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
 def test_results_that_cannot_be_written_are_one_line(folder):
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([*PELLUCID, "methods"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run(
+            [*PELLUCID, "methods"], stdout=full, stderr=subprocess.PIPE, text=True, env=buffered, check=False
+        )
     assert (done.returncode, done.stderr) == (1, "Error: [Errno 28] No space left on device\n")
 
 
@@ -721,7 +724,13 @@ class Terminal:
         mine, theirs = pty.openpty()
         environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "60"}
         self.process = subprocess.Popen(
-            [*PELLUCID, *words], stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, env=environment
+            [*PELLUCID, *words],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            env=environment,
+            # A suite in the background ignores Ctrl-C, and what it starts would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no threads here
         )
         os.close(theirs)
         self.terminal, self.shown = mine, ""

@@ -72,7 +72,8 @@ def table() -> str:
     for method in registered().values():
         card = method().card
         axes = f"{card.scope} | {card.access} | {card.stage} | {card.applicability}"
-        rows.append(f"| {card.title} | `{card.name}` | {axes} | {card.cost} | {card.reference} |")
+        title = card.title.replace("|", r"\|")
+        rows.append(f"| {title} | `{card.name}` | {axes} | {card.cost} | {card.reference} |")
     return head + "\n".join(rows) + "\n"
 
 

@@ -296,6 +296,8 @@ def main() -> NoReturn:
         sys.exit(2)
     except OSError as error:
         click.echo(f"Error: {_line(error)}", err=True)  # of standard output, such as a full disk
+        # What is still buffered would fail again at exit, with an exit code of Python's own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
