@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 from tests.oracles import Linear, Quadratic, uniform
 from threadpoolctl import threadpool_limits
 
@@ -158,9 +159,9 @@ def pure_noise_by_smooth_grad(n: int, seeds: range) -> float:
 
 
 @pytest.mark.parametrize("n", [50, 16])
-def test_smooth_grad_of_pure_noise_colours_a_block_in_at_most_5_percent_of_200_runs(n):
-    """The test is exact: 5 % is its true rate, so of 200 runs each second set has more. See the 2000 runs below."""
-    assert pure_noise_by_smooth_grad(n, range(1800, 2000)) <= 0.05
+def test_smooth_grad_of_pure_noise_colours_a_block_no_more_often_than_a_true_rate_of_5_percent_would(n):
+    """5 % is the exact rate: of 200 runs nearly half of all sets of seeds have more. See the 2000 runs below."""
+    assert pure_noise_by_smooth_grad(n, range(200)) * 200 <= binom.ppf(0.99, 200, 0.05)
 
 
 @pytest.mark.slow
