@@ -264,3 +264,9 @@ def test_every_setting_survives_the_recipe():
         size=(8, 4), mean=(0.1, 0.2, 0.3), std=0.5, resize="squash", crop=0.9, interpolation="nearest", channels="bgr"
     )
     assert decode(encode(prepare)) == prepare != pl.ImagePreprocess(size=(8, 4))
+
+
+@pytest.mark.doors
+def test_a_mean_of_0_to_255_is_refused_with_what_to_write():
+    with pytest.raises(pl.ArgumentError, match=r"Divide mean and std of 0 .. 255 by 255"):
+        pl.ImagePreprocess(size=8, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))

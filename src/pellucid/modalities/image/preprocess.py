@@ -75,6 +75,11 @@ class ImagePreprocess(Preprocess):
                     f"`{name}` is one finite number, or one for each of {_PLANES[self.channels]} channels. "
                     f"Got {value!r}."
                 )
+        if (np.abs(self._mean) > 1).any():
+            raise ArgumentError(
+                f"`mean` is in units of 0 .. 1, as torchvision and timm state it. Got {self.mean!r}. "
+                "Divide mean and std of 0 .. 255 by 255."
+            )
         if (self._std <= 0).any():
             raise ArgumentError(f"`std` is over zero. Got {self.std!r}.")
 
