@@ -357,3 +357,18 @@ def test_a_device_that_is_not_there_is_told_before_the_program_is_read():
 @pytest.mark.doors
 def test_a_program_that_is_not_there_is_told():
     refused("none.pt2", "none.pt2, which is no file")
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_program_offers_modules_only_where_torch_gives_them_back(tmp_path, monkeypatch, apart):
+    def fail(program):
+        raise RuntimeError("cannot be taken apart")
+
+    path = saved(tmp_path / "net.pt2", exported(Conv().eval(), noise(2, 3, 16, 16), {0: BATCH}))
+    if not apart:
+        monkeypatch.setattr(torch.export, "unflatten", fail)
+    description = pl.Description((("size", 16), ("mean", 0.5), ("std", 0.25)))
+    model = pl.load(path, description=description)
+    assert (pl.Needs.MODULES in model.offers) == apart
+    assert (pl.Needs.ACTIVATIONS in model.offers) == apart
+    assert pl.Needs.GRADIENTS in model.offers

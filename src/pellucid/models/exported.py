@@ -28,11 +28,15 @@ EXPORT_LINE = 'torch.export.export(net.eval(), (x,), dynamic_shapes=({0: torch.e
 
 @dataclass(frozen=True)
 class Exported:
-    """A program ready for autograd. `None` in `input_shape` is a free size; `batches` the fewest and most inputs."""
+    """A program ready for autograd. `None` in `input_shape` is a free size; `batches` the fewest and most inputs.
+
+    `has_modules` tells whether torch could give the modules of the original back.
+    """
 
     network: nn.Module
     input_shape: tuple[int | None, ...]
     batches: tuple[int, int | None] = (1, None)
+    has_modules: bool = True
 
 
 @contextmanager
@@ -101,7 +105,7 @@ def read_program(path: Path, *, trust: bool = False, device: torch.device | str 
         ) from error
     shape, batches = _inputs(program, path)
     _check_inference(program, path)
-    return Exported(network.eval(), shape, batches)
+    return Exported(network.eval(), shape, batches, has_modules=isinstance(network, _Modules))
 
 
 def check_dynamic_batch(exported: Exported) -> None:
@@ -177,7 +181,7 @@ def _network(program: ExportedProgram) -> nn.Module:
     with _quiet():
         try:
             network = torch.export.unflatten(program)
-        except Exception:  # noqa: BLE001  # best effort; it fails in as many ways as there are graphs
+        except Exception:  # noqa: BLE001  # in as many ways as there are graphs; `has_modules` tells
             return _Flat(program.module())
     network.__class__ = _Modules
     return network

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from pellucid.core.card import Needs
 from pellucid.core.model import Model, TorchModel
 from pellucid.errors import ArgumentError, FixedShape, ModelError, PellucidError
 from pellucid.modalities.image.preprocess import ImagePreprocess
@@ -98,7 +99,10 @@ def _from_program(file: Path, given: Description, trust: bool, device: str | Non
     check_dynamic_batch(program)
     known = given.over(_beside(file))
     _check_shape(str(file), known.preprocess(str(file)), program.input_shape)
-    return _described(program.network, str(file), known, device)
+    model = _described(program.network, str(file), known, device)
+    if not program.has_modules:
+        model.offers &= ~(Needs.MODULES | Needs.ACTIVATIONS)
+    return model
 
 
 def _described(net: nn.Module, name: str, known: Description, device: str | None) -> TorchModel:
