@@ -37,6 +37,9 @@ generate: .stamps/dev
 figures: .stamps/dev
 	$(RUN) docs.figures
 
+bench: .stamps/peers
+	$(BIN)/python benchmarks/smoothgrad.py $(if $(QUICK),--quick)
+
 clean:
 	rm -rf .venv .stamps demo
 

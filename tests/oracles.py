@@ -1,7 +1,13 @@
 """Toy models whose explanations are known in closed form, and models that show what a call does to a network."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from pellucid.core.estimator import Draw, Samples
+from pellucid.core.stopping import Until
 
 
 class Linear(nn.Module):
@@ -106,3 +112,22 @@ def conv_net(classes: int = 3, *, seed: int = 0, dtype: torch.dtype = torch.floa
 def uniform(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Fixed values in [0, 1)."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def stream_of(
+    values: Tensor,
+    rows: int = 7,
+    n_samples: int | Until | None = None,
+    *,
+    plain: Tensor | None = None,
+    seen: Callable[[Sequence[int], range], None] = lambda inputs, indices: None,
+    **settings: Any,
+) -> Samples:
+    """Draws (inputs, count, *features) that are already there, and the plain maps beside them if there are any."""
+
+    def draw(inputs: Sequence[int], indices: range, how: Draw) -> tuple[Tensor, Tensor | None]:
+        seen(inputs, indices)
+        chosen, part = torch.as_tensor(inputs), slice(indices.start, indices.stop)
+        return values[chosen, part], None if plain is None else plain[chosen, part]
+
+    return Samples(len(values), rows, n_samples or values.shape[1], draw, **settings)

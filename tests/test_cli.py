@@ -143,7 +143,9 @@ def test_the_default_is_smooth_grad_of_the_embedded_model(pellucid, folder, chel
     Image.fromarray(chelsea).save("cat.jpg", quality=95)
     done = pellucid("explain", "cat.jpg", "--target", "tabby", "--samples", "2")
     assert (done.code, done.err) == (0, "")
-    assert re.fullmatch(r"cat\.jpg: tabby \d\d\.\d% -> cat\.smooth-grad\.png\n", done.out)
+    assert re.fullmatch(
+        r"cat\.jpg: tabby \d\d\.\d%; error no signal yet \(wavelet-shrunk\) -> cat\.smooth-grad\.png\n", done.out
+    )
     assert files(folder) == {"cat.smooth-grad.png"}
     made = recipe("cat.smooth-grad.png")
     assert made["model"] == "efficientnet-lite0"
@@ -472,6 +474,76 @@ def test_too_little_memory_is_one_line_and_no_defect(pellucid, monkeypatch):
     assert (done.code, done.err) == (1, "Error: cat.jpg: not enough memory for this input.\n")
 
 
+# How SmoothGrad is estimated
+
+
+def settings_of(done):
+    return done.objects[0]["recipe"]["explainer"]["settings"]
+
+
+@pytest.mark.parametrize(
+    ("name", "encoded"),
+    [
+        ("mean", {"type": "Mean"}),
+        ("antithetic", {"type": "Antithetic"}),
+        ("shrunk", {"type": "Shrunk", "settings": {"base": {"type": "Mean"}}}),
+        ("factored", {"type": "Factored", "settings": {"cuts": 3, "group": None}}),
+        ("shrunk-factored", {"type": "Shrunk", "settings": {"base": {"type": "Factored",
+                                                                     "settings": {"cuts": 3, "group": None}}}}),
+        ("combined", {"type": "Combined", "settings": {"cuts": 3, "group": None}}),
+    ],
+)  # fmt: skip
+def test_the_estimator_can_be_chosen(pellucid, name, encoded):
+    done = pellucid("explain", "cat.jpg", "--samples", "16", "--estimator", name, "--no-picture", "--json")
+    assert settings_of(done)["estimator"] == encoded
+    assert done.objects[0]["estimated_error"][0] > 0
+
+
+def test_by_default_a_network_that_can_be_cut_is_factored_and_shrunk(pellucid):
+    done = pellucid("explain", "cat.jpg", "--samples", "16")
+    assert re.search(r"; error \d\.\d\d \(factored, wavelet-shrunk\) -> cat", done.out)
+
+
+def test_by_default_one_that_cannot_be_cut_is_shrunk_and_the_output_says_so(pellucid):
+    done = pellucid("explain", "cat.jpg", *MODEL, "--samples", "16")
+    assert re.search(r"; error \d\.\d\d \(wavelet-shrunk\) -> cat", done.out)
+    told = pellucid("explain", "cat.jpg", *MODEL, "--samples", "16", "--no-picture", "--json")
+    assert "no place to be cut" in told.objects[0]["notes"][0]
+    assert settings_of(told)["estimator"]["settings"]["base"] == {"type": "Mean"}
+
+
+def test_an_estimator_that_was_asked_for_is_never_replaced(pellucid):
+    done = pellucid("explain", "cat.jpg", *MODEL, "--samples", "16", "--estimator", "shrunk-factored")
+    assert done.code == 1
+    assert "no place to be cut" in done.err
+    assert "Take estimator=Shrunk()" in done.err
+
+
+def test_a_comparison_is_of_the_methods_as_the_papers_have_them(pellucid):
+    pellucid("compare", "cat.jpg", *QUICK)
+    assert {
+        r["explainer"]["settings"]["estimator"]["type"]
+        for r in recipes("cat.compare.png")
+        if "settings" in r["explainer"]
+    } == {"Mean"}
+
+
+def test_sampling_goes_on_until_the_error_is_reached(pellucid):
+    done = pellucid("explain", "cat.jpg", *MODEL, "--error", "0.3", "--estimator", "mean", "--json", "--no-picture")
+    said = done.objects[0]
+    assert said["estimated_error"][0] <= 0.3
+    assert said["samples_used"][0] in (16, 24, 36, 54, 81, 121)
+    assert said["recipe"]["explainer"]["settings"]["n_samples"]["settings"]["at_most"] == 2000
+
+
+def test_the_most_samples_for_an_error_can_be_said_and_the_stop_is_explained(pellucid):
+    done = pellucid("explain", "cat.jpg", *MODEL, "--error", "0.001", "--samples", "20", "--estimator", "mean")
+    assert done.code == 0
+    assert re.search(
+        r"note: error 0\.\d+ after 20 samples, the most that were allowed; for 0.001 about \d+ more", done.err
+    )
+
+
 # Wrong usage
 
 
@@ -486,6 +558,10 @@ def test_too_little_memory_is_one_line_and_no_defect(pellucid, monkeypatch):
         (["--targets", "0"], "'--targets'"),
         (["--seed", "-1"], "'--seed'"),
         (["--seed", str(2**64)], "`seed` is a whole number from 0 to 2**64 - 1"),
+        (["--error", "0"], "'--error'"),
+        (["--error", "0.5", "--samples", "1"], "--error needs at least two samples"),
+        (["--estimator", "median"], "'median' is not one of 'auto', 'mean'"),
+        (["--method", "var-grad", "--estimator", "mean"], "var-grad has no --estimator"),
         (["--noise-level", "25"], "`noise_level` is a fraction of the input's range, between 0 and 1. Got 25"),
         (["--noise-level", "much"], "'--noise-level'"),
         (["--view", "foto"], "'foto' is not one of 'page', 'heatmap', 'overlay'"),
@@ -763,6 +839,7 @@ def test_progress_is_shown_on_a_terminal_and_results_go_where_they_are_led(folde
     assert [said["input"] for said in done.objects] == ["cat.jpg"]
     assert "loading nets.py:slow" in done.err
     assert re.search(r"cat\.jpg .*━.* \d+/600", done.err)
+    assert re.search(r"\d+/600, error \d\.\d\d", done.err)
     assert '"recipe"' not in done.err
     assert "\x1b[3" not in done.err  # NO_COLOR
 

@@ -15,7 +15,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 def _discover() -> None:
     import_module("pellucid.catalogue").registered()
-    import_module("pellucid.modalities.image.preprocess")
+    for name in (
+        "core.factored",
+        "modalities.image.preprocess",
+        "modalities.image.shrunk",
+        "modalities.image.combined",
+    ):
+        import_module(f"pellucid.{name}")
 
 
 # The core names no method; this is where the whole is put together.

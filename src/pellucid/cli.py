@@ -11,10 +11,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
@@ -33,11 +33,13 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _CHANNELS = ("max_abs", "sum_abs", "abs_sum", "sum", "mean")
-_FLAGS = {"n_samples": "--samples", "noise_level": "--noise-level", "seed": "--seed"}
+_ESTIMATORS = ("auto", "mean", "antithetic", "shrunk", "factored", "shrunk-factored", "combined")
+_FLAGS = {"n_samples": "--samples", "noise_level": "--noise-level", "seed": "--seed", "estimator": "--estimator"}
+_MOST = 2000  # samples for an error, unless --samples says otherwise
 _WIDTH = 24  # characters of a name beside a bar, so that both fit a narrow terminal
 
-Report = Callable[[int, int], None]
-"""Is told how many of how many steps are done."""
+Report = Callable[[int, int, float | None], None]
+"""Is told how many of how many steps are done, and the relative error of the map if it is known."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,23 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 _inputs = click.argument("inputs", nargs=-1, required=True)
 _target = click.option("--target", help="Class to explain: a label or an index; the top class if left out.")
 _sampling = _together(
-    click.option("--samples", type=click.IntRange(1), help="Samples of a sampled method.  [default: the method's]"),
+    click.option(
+        "--samples",
+        type=click.IntRange(1),
+        help="Samples of a sampled method; with --error the most.  [default: the method's; with --error 2000]",
+    ),
+    click.option(
+        "--error",
+        type=click.FloatRange(0, min_open=True),
+        metavar="NUMBER",
+        help="Sample until the map's relative error is at most this: 0.5 leaves a quarter of its power to noise.",
+    ),
+    click.option(
+        "--estimator",
+        type=click.Choice(_ESTIMATORS),
+        help="How SmoothGrad's mean is approximated.  [default: auto, which is shrunk-factored where the "
+        "network can be cut, otherwise shrunk]",
+    ),
     click.option("--seed", type=click.IntRange(0), help="Seed of the noise.  [default: 0]"),
 )
 _output = _together(
@@ -124,8 +142,9 @@ def cli() -> None:
 @_model
 def explain(
     inputs: tuple[str, ...], method: str, target: str | None, targets: int | None, samples: int | None,
-    noise_level: float | None, seed: int | None, view: str, channels: "Channels", out: Path | None, save: Path | None,
-    as_json: bool, no_picture: bool, force: bool, **model_options: Any,
+    error: float | None, estimator: str | None, noise_level: float | None, seed: int | None, view: str,
+    channels: "Channels", out: Path | None, save: Path | None, as_json: bool, no_picture: bool, force: bool,
+    **model_options: Any,
 ) -> None:  # fmt: skip
     """Draw why the model decided as it did on each picture."""
     if target is not None and targets is not None:
@@ -134,7 +153,9 @@ def explain(
         raise click.UsageError("--view overlay shows a single class. Leave out --targets, or --view.")
     if no_picture and (out is not None or not (save or as_json)):
         raise click.UsageError("--no-picture leaves nothing to keep. Give --save FOLDER or --json, and no --out.")
-    [explainer] = _explainers([method], n_samples=samples, noise_level=noise_level, seed=seed)
+    n_samples = _stop(samples, error)
+    chosen = {"n_samples": n_samples, "noise_level": noise_level, "seed": seed, "estimator": estimator}
+    [explainer] = _explainers([method], **chosen)
     pictures = _pictures(inputs, explainer.card.name, out)
     folder = None if save is None else _folder(save)
     model = _loaded(target, **model_options)
@@ -145,15 +166,17 @@ def explain(
         written = [path for path in (picture, raw) if path is not None]
         _check_free(written, inputs, force)
         x, chosen = _with_targets(model, model.read(name), target, targets)
-        a = explainer(model, x, chosen, progress=lambda so_far: report(so_far.done, so_far.total))
+        a, remark = _explained(explainer, model, x, chosen, report, strict=estimator not in (None, "auto"))
         if picture is not None:
             _write(picture, _draw(a, view, channels).save)
         if raw is not None:
             _write(raw, a.save)
-        says = ", ".join(_amount(d.label, d.score, d.probability) for d in a.decisions)
+        says = ", ".join(_amount(d.label, d.score, d.probability) for d in a.decisions) + _certainty(a)
         line = f"{_shown(name)}: {says}" + (f" -> {', '.join(map(_shown, written))}" if written else "")
         few = [f"the model has no more than {len(a)} classes."] if targets and len(a) < targets else []
-        return _Said(_as_data(name, a, x, picture, raw), [line], _remarks([*x.notes[0], *few], a.findings))
+        notes = [*x.notes[0], *few, *(() if error is None else dict.fromkeys(a.estimate.stopped))]
+        data = _as_data(name, a, picture, raw) | {"notes": [*x.notes[0], *remark]}
+        return _Said(data, [line], _remarks(notes, a.findings))
 
     _each(inputs, one, as_json)
 
@@ -201,7 +224,8 @@ def methods(as_json: bool, **query: Any) -> None:
 @_model
 def compare(
     inputs: tuple[str, ...], names: str, target: str | None, copies: int, copy_noise: float, shared_noise: bool,
-    samples: int | None, seed: int | None, out: Path | None, as_json: bool, force: bool, **model_options: Any,
+    samples: int | None, error: float | None, estimator: str | None, seed: int | None, out: Path | None, as_json: bool,
+    force: bool, **model_options: Any,
 ) -> None:  # fmt: skip
     """Draw methods side by side, on pictures and noised copies.
 
@@ -210,7 +234,9 @@ def compare(
     from pellucid.metrics.stability import stability
     from pellucid.modalities.image.picture import comparison_page
 
-    explainers = _explainers(names.split(","), also=("seed",), n_samples=samples, seed=seed)
+    # The comparison is of the methods as they are defined, so the paper's mean unless another is asked for.
+    chosen = {"n_samples": _stop(samples, error), "seed": seed, "estimator": estimator or "mean"}
+    explainers = _explainers(names.split(","), also=("seed", *(() if estimator else ("estimator",))), **chosen)
     pictures = _pictures(inputs, "compare", out)
     model = _loaded(target, **model_options)
     settings: dict[str, Any] = {"level": copy_noise, "copies": copies, "seed": seed or 0, "shared_noise": shared_noise}
@@ -220,7 +246,8 @@ def compare(
         picture = pictures[i]
         _check_free([picture], inputs, force)
         x = model.read(name)
-        results = stability(model, x, explainers, target=target, progress=report, **settings)
+        told = lambda done, total: report(done, total, None)  # noqa: E731  # a callback
+        results = stability(model, x, explainers, target=target, progress=told, **settings)
         _write(picture, comparison_page(results, noise=f"Copies at noise level {copy_noise}; {noise}.").save)
         alike = {r.explainer.card.name: r.rank_correlations for r in results}
         data = {"input": name, "rank_correlation": alike, "picture": str(picture), **settings}
@@ -341,7 +368,7 @@ def _progress(what: str) -> Iterator[Report]:
     """A live line on a terminal, nothing in a pipe. What a user's own code prints goes to standard error."""
     if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         with redirect_stdout(sys.stderr):
-            yield lambda done, total: None
+            yield lambda done, total, error: None
         return
     from rich.console import Console
     from rich.markup import escape
@@ -351,7 +378,12 @@ def _progress(what: str) -> Iterator[Report]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar, redirect_stdout(sys.stderr):
         short = what if len(what) <= _WIDTH else what[: _WIDTH - 1] + "…"
         task = bar.add_task(escape(short), total=None, count="")
-        yield lambda done, total: bar.update(task, completed=done, total=total, count=f"{done}/{total}")
+
+        def show(done: int, total: int, error: float | None) -> None:
+            known = "" if error is None else ", no signal yet" if error == float("inf") else f", error {error:.2f}"
+            bar.update(task, completed=done, total=total, count=f"{done}/{total}{known}")
+
+        yield show
 
 
 def _explainers(names: Sequence[str], also: Sequence[str] = (), **settings: Any) -> list["Explainer"]:
@@ -366,10 +398,72 @@ def _explainers(names: Sequence[str], also: Sequence[str] = (), **settings: Any)
             raise click.UsageError(f"{name} is global: it explains a model, not an input. Use it from Python.")
         known[method] = {f.name for f in fields(method)}  # type: ignore[arg-type]  # every method is a dataclass
     given = {key: value for key, value in settings.items() if value is not None}
+    if "estimator" in given or any("estimator" in own for own in known.values()):
+        given["estimator"] = _estimator(given.get("estimator", "auto"), given.get("n_samples"))
     surplus = [_FLAGS[key] for key in given if key not in set(also).union(*known.values())]
     if surplus:
         raise click.UsageError(f"{', '.join(names)} has no {' and no '.join(surplus)}: nothing is sampled.")
     return [method(**{key: given[key] for key in given if key in own}) for method, own in known.items()]
+
+
+def _stop(samples: int | None, error: float | None) -> Any:
+    """The number of samples, or when to stop."""
+    if error is None:
+        return samples
+    from pellucid.core.stopping import Until
+
+    if samples is not None and samples < 2:
+        raise click.UsageError("--error needs at least two samples to see a spread. Raise --samples, or leave it out.")
+    return Until(error=error, at_most=samples or _MOST)
+
+
+def _estimator(name: str, n_samples: Any = None) -> Any:
+    """The estimator of that name; `auto` is the best that so few samples allow."""
+    from pellucid.core.estimator import Antithetic, Mean
+    from pellucid.core.factored import Factored
+    from pellucid.modalities.image.combined import Combined
+    from pellucid.modalities.image.shrunk import Shrunk
+
+    best = Shrunk(Factored())
+    few: dict[Any, Any] = {1: Mean(), 2: Shrunk(), 3: Shrunk()}
+    known = {
+        "auto": few.get(n_samples, best),
+        "mean": Mean(),
+        "antithetic": Antithetic(),
+        "shrunk": Shrunk(),
+        "factored": Factored(),
+    }
+    return (known | {"shrunk-factored": best, "combined": Combined()})[name]
+
+
+def _explained(
+    explainer: "Explainer", model: "Model", x: "Input", target: Any, report: Report, *, strict: bool
+) -> tuple["Attribution", list[str]]:
+    """The explanation, and what is to be said of how it was made."""
+    from pellucid.errors import CutError
+
+    told = lambda so_far: report(so_far.done, so_far.total, so_far.error)  # noqa: E731  # a callback
+    try:
+        return explainer(model, x, target, progress=told), []
+    except CutError as reason:
+        if strict:
+            raise
+        other: Explainer = replace(cast("Any", explainer), estimator=_estimator("shrunk"))
+        first = str(reason).partition(". ")[0]
+        return other(model, x, target, progress=told), [f"{first}. So the map is shrunk, but not factored."]
+
+
+def _certainty(a: "Attribution") -> str:
+    """The relative error of the maps, where it is known, and how they were estimated."""
+    if a.estimated_error is None:
+        return ""
+    from pellucid.core.recipe import decode
+
+    errors = a.estimated_error.tolist()
+    known = [f"{value:.2f}" if value < float("inf") else "no signal yet" for value in errors]
+    estimator = getattr(decode(a.recipe.explainer), "estimator", None)
+    how = f" ({estimator.words})" if estimator is not None and estimator.words else ""
+    return f"; error {', '.join(known)}{how}"
 
 
 def _loaded(
@@ -485,7 +579,7 @@ def _json(data: dict[str, Any]) -> str:
     return json.dumps(json.loads(json.dumps(data), parse_constant=lambda constant: None))
 
 
-def _as_data(name: str, a: "Attribution", x: "Input", picture: Path | None, raw: Path | None) -> dict[str, Any]:
+def _as_data(name: str, a: "Attribution", picture: Path | None, raw: Path | None) -> dict[str, Any]:
     from pellucid.core.recipe import encode
 
     return {
@@ -494,8 +588,8 @@ def _as_data(name: str, a: "Attribution", x: "Input", picture: Path | None, raw:
         "decisions": [{**vars(d), "target": encode(d.target)} for d in a.decisions],
         "samples_used": a.estimate.samples,
         "stopped": a.estimate.stopped,
+        "estimated_error": None if a.estimated_error is None else a.estimated_error.tolist(),
         "passes": vars(a.cost),
-        "notes": x.notes[0],
         "findings": [vars(finding) for finding in a.findings],
         "picture": picture and str(picture),
         "map": raw and str(raw),

@@ -6,7 +6,9 @@ PellucidError
 ├── ModelError                          the network cannot be run or explained as it is
 │   ├── MissingNeed                     the method needs what the model does not offer
 │   ├── UntrustedModel                  a file that would run code, and nobody asked it to
-│   └── FixedShape                      a program exported for one batch or one size only
+│   ├── FixedShape                      a program exported for one batch or one size only
+│   ├── CutError                        a network that Factored cannot cut, or not there
+│   └── MemoryLimit                     a limit under what the least piece of the work needs
 ├── InputError                          a file or array that cannot become an input
 ├── RecipeError                         a stored result that cannot be read or run again here
 └── OutputError                         a picture or file that cannot be written
@@ -14,8 +16,10 @@ PellucidError
 
 __all__ = [
     "ArgumentError",
+    "CutError",
     "FixedShape",
     "InputError",
+    "MemoryLimit",
     "MissingNeed",
     "ModelError",
     "OutputError",
@@ -52,6 +56,14 @@ class UntrustedModel(ModelError):
 
 class FixedShape(ModelError):
     """An exported program that takes one batch size or one input size only."""
+
+
+class CutError(ModelError):
+    """The network cannot be cut where its resolution changes, or not at the modules that were named."""
+
+
+class MemoryLimit(ModelError):
+    """The memory limit is smaller than the least piece of the work needs."""
 
 
 class InputError(PellucidError):

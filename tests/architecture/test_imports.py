@@ -15,11 +15,13 @@ ORDER = ["errors", "core", "explainers", "metrics", "modalities", "models", "aud
 
 # Within a folder each file may import those before it in this list.
 SIBLINGS = {
-    "core": ["card", "checks", "recipe", "random", "label", "input", "prediction", "target", "baseline", "estimate",
-             "guard", "model", "function_model", "diagnosis", "attribution", "explainer"],
+    "core": ["card", "checks", "recipe", "random", "ahead", "stopping", "label", "input", "prediction", "target",
+             "baseline", "estimate", "moments", "estimator", "factored", "guard", "heap", "cuts", "folding", "model",
+             "function_model", "diagnosis", "attribution", "explainer"],
     "metrics": ["similarity", "stability"],
     "modalities": ["image.colour", "image.read", "image.preprocess", "image.heatmap", "image.uncertainty", "image.draw",
-                   "image.picture"],
+                   "image.wavelet", "image.shrunk", "image.combined", "image.picture",
+                   "image.convergence"],
     "models": ["description", "efficientnet_lite0", "imagenet", "pt2_screen", "exported", "load", "sklearn"],
 }  # fmt: skip
 

@@ -213,7 +213,7 @@ def test_files_that_are_no_attribution_are_refused_in_words(tmp_path, a):
     with pytest.raises(pl.RecipeError, match=r"not a readable safetensors file"):
         pl.Attribution.load(tmp_path / "text")
     save_file({"w": torch.ones(1)}, str(tmp_path / "other"))
-    with pytest.raises(pl.RecipeError, match=r"not one that Attribution.save wrote"):
+    with pytest.raises(pl.RecipeError, match=r"not one that Attribution.save of this version wrote"):
         pl.Attribution.load(tmp_path / "other")
     save_file({"w": torch.ones(1)}, str(tmp_path / "damaged"), metadata={"pellucid": '{"format": 1}'})
     with pytest.raises(pl.RecipeError, match=r"damaged"):

@@ -15,8 +15,19 @@ def test_an_input_keeps_its_sources_and_views():
 def test_progress_is_told_as_samples_are_done():
     seen = []
     pl.SmoothGrad(n_samples=30)(pl.TorchModel(conv_net(), micro_batch=10), uniform(2, 3, 9, 9), progress=seen.append)
-    assert seen[-1] == pl.Progress(60, 60)
+    assert (seen[-1].done, seen[-1].total) == (60, 60)
     assert len(seen) > 2
+
+
+def test_progress_tells_the_error_once_it_was_looked_at():
+    """After 16 and 24 of 30 samples, and at the end."""
+    seen = []
+    a = pl.SmoothGrad(n_samples=30)(pl.TorchModel(conv_net(), micro_batch=2), uniform(1, 3, 9, 9), progress=seen.append)
+    errors = {p.done: p.error for p in seen}
+    assert errors[14] is None
+    assert errors[16] is not None
+    assert errors[22] == errors[16] != errors[24] == errors[28]
+    assert errors[30] == float(a.estimated_error) != errors[24]
 
 
 def test_an_error_in_the_progress_callback_is_the_callers_own():

@@ -173,7 +173,7 @@ def test_the_card_of_a_wrapper_is_that_of_its_base():
         ({"noise_level": 25}, r"between 0 and 1. Got 25. For an absolute sigma write NoiseLevel.absolute\(25\)"),
         ({"noise_level": -0.1}, "between 0 and 1"),
         ({"noise_level": math.nan}, "between 0 and 1"),
-        ({"n_samples": 0}, "`n_samples` is a whole number, 1 or more. Got 0"),
+        ({"n_samples": 0}, r"`n_samples` is a whole number, 1 or more, or pl.Until\(error=0.5, at_most=2000\). Got 0"),
         ({"n_samples": 2.5}, "Got 2.5"),
         ({"seed": -1}, "`seed` is a whole number from 0"),
         ({"base": pl.SimpleGradient}, "with its parentheses"),

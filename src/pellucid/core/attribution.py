@@ -11,18 +11,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pellucid.core.card import Cost
+from pellucid.core.checks import check_count
 from pellucid.core.diagnosis import Finding, Severity
 from pellucid.core.estimate import Estimate
 from pellucid.core.input import Input, View
 from pellucid.core.model import UNKNOWN, Model, as_input
 from pellucid.core.random import Key
 from pellucid.core.recipe import Recipe, decode, encode
+from pellucid.core.stopping import Until
 from pellucid.core.target import Target
 from pellucid.errors import ArgumentError, OutputError, RecipeError
 
 __all__ = ["Attribution", "Decision"]
 
-_FORMAT = 1
+_FORMAT = 2
 _METADATA = "pellucid"
 _MOST_TEXT = 16 * 2**20
 
@@ -80,17 +82,10 @@ class Attribution:
             raise IndexError(f"Attribution {index} of {len(self)}.")
         i = index % len(self)
         row = slice(i, i + 1)
-        e, r = self.estimate, self.recipe
+        r = self.recipe
         return replace(
             self,
-            estimate=replace(
-                e,
-                values=e.values[row],
-                standard_error=None if e.standard_error is None else e.standard_error[row],
-                samples=e.samples[row],
-                batch_means=None if e.batch_means is None else e.batch_means[row],
-                state={name: part[row] for name, part in e.state.items()},
-            ),
+            estimate=self.estimate.row(i),
             decisions=self.decisions[row],
             recipe=replace(
                 r,
@@ -135,6 +130,20 @@ class Attribution:
         """The samples that the map rests on, 0 if nothing is sampled. Raises ArgumentError for several inputs."""
         return self.estimate.samples[self._only("samples_used")]
 
+    @property
+    def stopped(self) -> str:
+        """Why there were no more samples. Raises ArgumentError for several inputs."""
+        return self.estimate.stopped[self._only("stopped")]
+
+    @property
+    def estimated_error(self) -> Tensor | None:
+        """The relative RMS error of each map (B,): the root of its estimated squared error over its signal's power.
+
+        1 means that as much is noise as is signal; infinite, that no signal can be told from noise yet. A bias of the
+        estimator is included. None where nothing was sampled, or only once.
+        """
+        return self.estimate.error
+
     def _only(self, name: str) -> int:
         if len(self) != 1:
             raise ArgumentError(f"`{name}` is that of one input and this holds {len(self)}. Write a[i].{name}.")
@@ -146,35 +155,81 @@ class Attribution:
         Raises:
             RecipeError: other weights or inputs than those of the recipe, or a method that is not installed here.
         """
-        recipe = self.recipe
-        explainer = _expect(callable, decode(recipe.explainer), "a method")
+        explainer = _expect(callable, decode(self.recipe.explainer), "a method")
+        again = self._model(model)
+        if self.recipe.inputs:
+            return self._checked(explainer(again, *self._inputs(x), key=self._shared_key()))
+        targets = self._targets()
+        whole: Attribution = explainer(again, x)
+        rows = [i for i, decision in enumerate(whole.decisions) if decision.target in targets]
+        return whole if len(rows) == len(whole) else whole[rows[0]]
+
+    def extend(self, model: Model, x: Input | Tensor, n: int | Until) -> "Attribution":
+        """The same explanation with `n` more samples of each input, or until a smaller error: as one long run gives.
+
+        A stored result can be extended after `load`; `cost` counts the passes of the extension alone.
+
+        Raises:
+            RecipeError: other weights or inputs than those of the recipe.
+            ArgumentError: nothing was sampled, or the inputs of a batch have taken different numbers of samples, which
+                no one count describes: extend each of them, or to an Until.
+
+        Example:
+            >>> import torch, pellucid as pl
+            >>> model, x = pl.TorchModel(torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU())), torch.rand(1, 3)
+            >>> a = pl.SmoothGrad(n_samples=20)(model, x, 0).extend(model, x, 30)
+            >>> torch.equal(a.scores, pl.SmoothGrad(n_samples=50)(model, x, 0).scores)
+            True
+        """
+        if not isinstance(n, Until):
+            check_count("n", n)
+        explainer = _expect(callable, decode(self.recipe.explainer), "a method")
+        draws = self.estimate.state["draws"].tolist() if "draws" in self.estimate.state else [0] * len(self)
+        longer = explainer.extended(self.estimate.samples[0], max(draws[0], 1), n)
+        if not all(draws):
+            raise ArgumentError("This result kept no state to which samples can be added. Run the method with more.")
+        again = self._model(model)
+        placed = self.estimate.to(again.place(as_input(x).tensor).device)
+        return self._checked(longer(again, *self._inputs(x), key=self._shared_key(), earlier=placed))
+
+    def _model(self, model: Model) -> Model:
+        """The model with the recipe's weights, run as recorded."""
         found = model.fingerprint()
-        if found != recipe.weights:
+        if found != self.recipe.weights:
             raise RecipeError(
-                f"The recipe was computed with weights {recipe.weights} of {recipe.model}, but this model has {found}. "
-                "Load the network and the weights that it was made with."
+                f"The recipe was computed with weights {self.recipe.weights} of {self.recipe.model}, but this model "
+                f"has {found}. Load the network and the weights that it was made with."
             )
-        targets = [_expect(lambda t: isinstance(t, Target), decode(t), "a target") for t in recipe.targets]
         try:
-            again = model.with_run(recipe.run)
-            shared = Key.from_hex(recipe.keys[0]) if recipe.keys != recipe.inputs else None
+            return model.with_run(self.recipe.run)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecipeError(f"The recipe says in no way that is known how it was run: {error!r}.") from error
-        if not recipe.inputs:
-            whole: Attribution = explainer(again, x)
-            rows = [i for i, decision in enumerate(whole.decisions) if decision.target in targets]
-            return whole if len(rows) == len(whole) else whole[rows[0]]
+
+    def _inputs(self, x: Input | Tensor | None) -> tuple[Input, list[Target]]:
+        """The recipe's inputs and their targets."""
         if x is None:
             raise ArgumentError("This recipe explains inputs: pass them, reproduce(model, x).")
         given = as_input(x)
         inputs = [Key.of(one).hex for one in given.tensor]
-        if inputs != recipe.inputs:
+        if inputs != self.recipe.inputs:
             raise RecipeError(
-                f"The recipe was computed for inputs {', '.join(recipe.inputs)}, but these are {', '.join(inputs)}. "
-                "Was another file read, or prepared in another way?"
+                f"The recipe was computed for inputs {', '.join(self.recipe.inputs)}, but these are "
+                f"{', '.join(inputs)}. Was another file read, or prepared in another way?"
             )
-        repeated: Attribution = explainer(again, given, targets, key=shared)
-        if found != UNKNOWN:
+        return given, self._targets()
+
+    def _targets(self) -> list[Target]:
+        return [_expect(lambda t: isinstance(t, Target), decode(t), "a target") for t in self.recipe.targets]
+
+    def _shared_key(self) -> Key | None:
+        try:
+            return Key.from_hex(self.recipe.keys[0]) if self.recipe.keys != self.recipe.inputs else None
+        except (TypeError, ValueError, IndexError) as error:
+            raise RecipeError(f"The recipe's noise keys are damaged: {error!r}.") from error
+
+    def _checked(self, repeated: "Attribution") -> "Attribution":
+        """The repeated result, with a word on weights that could not be compared."""
+        if self.recipe.weights != UNKNOWN:
             return repeated
         return replace(repeated, findings=(*repeated.findings, _UNVERIFIED))
 
@@ -185,14 +240,14 @@ class Attribution:
             OutputError: the file cannot be written there.
         """
         e = self.estimate
-        tensors = {"scores": e.values, "standard_error": e.standard_error, "batch_means": e.batch_means}
+        tensors = {"scores": e.values, "standard_error": e.standard_error, "error": e.error}
         tensors |= {"outputs": self.outputs} | {f"state.{name}": part for name, part in e.state.items()}
         tensors |= {f"preview.{i}": view.preview for i, view in enumerate(self.views)}
         facts = {
             "format": _FORMAT,
             "recipe": vars(self.recipe),
             "samples": list(e.samples),
-            "stopped": e.stopped,
+            "stopped": list(e.stopped),
             "decisions": [vars(d) | {"target": encode(d.target)} for d in self.decisions],
             "views": [{"kind": view.kind, "geometry": view.geometry} for view in self.views],
             "findings": [vars(finding) for finding in self.findings],
@@ -225,7 +280,7 @@ class Attribution:
         except (OSError, SafetensorError, ValueError, RecursionError) as error:
             raise RecipeError(f"{path}: not a readable safetensors file ({error}).") from error
         if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
-            raise RecipeError(f"{path}: a safetensors file, but not one that Attribution.save wrote.")
+            raise RecipeError(f"{path}: a safetensors file, but not one that Attribution.save of this version wrote.")
         try:
             return _assemble(facts, tensors)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
@@ -247,8 +302,8 @@ def _assemble(facts: Mapping[str, Any], tensors: dict[str, Tensor]) -> Attributi
             values=tensors["scores"],
             standard_error=tensors.get("standard_error"),
             samples=tuple(facts["samples"]),
-            stopped=facts["stopped"],
-            batch_means=tensors.get("batch_means"),
+            stopped=tuple(facts["stopped"]),
+            error=tensors.get("error"),
             state={n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")},
         ),
         decisions=tuple(Decision(**{**d, "target": decode(d["target"])}) for d in facts["decisions"]),

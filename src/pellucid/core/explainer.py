@@ -21,6 +21,7 @@ from pellucid.core.model import Model, as_input
 from pellucid.core.prediction import OutputKind, Prediction
 from pellucid.core.random import NOISE, Key
 from pellucid.core.recipe import Recipe, Value, encode
+from pellucid.core.stopping import Until
 from pellucid.core.target import ClassScore, Targets, TargetSpec, settle
 from pellucid.errors import ArgumentError, MissingNeed
 
@@ -29,18 +30,26 @@ __all__ = ["Call", "Explainer", "GlobalExplainer", "Method", "Progress"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a call is: `done` of `total` samples, all inputs together."""
+    """How far a call is: `done` of `total` samples, all inputs together; with Until the total is an expectation.
+
+    `error` is the relative error of the map that was last looked at (after 16, 24, 36 ... samples), or None.
+    """
 
     done: int
     total: int
+    error: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What a method may know besides model, inputs and targets: the noise key of each input, and whom to tell."""
+    """What a method may know besides model, inputs and targets: the noise key of each input, whom to tell (and whether
+    anybody listens), and the estimate to which samples are to be added.
+    """
 
     keys: tuple[Key, ...]
-    report: Callable[[int, int], None] = lambda done, total: None
+    report: Callable[[int, int, float | None], None] = lambda done, total, error: None
+    listening: bool = False
+    earlier: Estimate | None = None
 
 
 class Method(ABC, Value):
@@ -76,12 +85,13 @@ class Explainer(Method):
         *,
         key: Key | str | None = None,
         progress: Callable[[Progress], None] | None = None,
+        earlier: Estimate | None = None,
     ) -> Attribution:
         """The explanation of each input's decision.
 
         `target` is None (each input's top class), an index, a label, a Target, or a list of these, one for each input.
         `key` replaces the noise key of every input, so that two calls share their noise (common random numbers).
-        `progress` is called as samples are done.
+        `progress` is called as samples are done. `earlier` is an estimate to go on from: see `Attribution.extend`.
 
         Raises:
             MissingNeed: the model does not offer what the method needs.
@@ -90,12 +100,13 @@ class Explainer(Method):
         """
         self.check_needs(model)
         given = as_input(x)
+        self.check_features(tuple(given.tensor.shape[1:]))
         inputs = tuple(Key.of(one) for one in given.tensor)
         keys = inputs if key is None else (_as_key(key),) * len(given)
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, total: int, error: float | None) -> None:
             if progress is not None:
-                progress(Progress(done, total))
+                progress(Progress(done, total, error))
 
         weights = model.fingerprint()
         with model.undisturbed(keys[0]) as quiet:
@@ -105,7 +116,7 @@ class Explainer(Method):
             findings = diagnose_inputs(placed, model.preprocess.bounds if model.preprocess else None)
             found, probed = diagnose(quiet, placed, prediction, targets)
             findings += found
-            estimate = self.attribute(quiet, placed, targets, Call(keys, report))
+            estimate = self.attribute(quiet, placed, targets, Call(keys, report, progress is not None, earlier))
             findings += diagnose_map(estimate.values)
             return Attribution(
                 estimate=estimate.to(given.tensor.device),
@@ -117,6 +128,17 @@ class Explainer(Method):
                 diagnosis_cost=probed,
                 recipe=recipe_of(self, quiet, weights, placed, targets, inputs, keys, estimate.notes),
             )
+
+    def check_features(self, features: tuple[int, ...]) -> None:
+        """Raises ArgumentError, before any work, for inputs of a shape that the method cannot explain."""
+
+    def extended(self, taken: int, draws: int, more: int | Until) -> "Explainer":
+        """The method that one long run would have had, after one that took `taken` samples in `draws` draws.
+
+        Raises:
+            ArgumentError: nothing is sampled.
+        """
+        raise ArgumentError(f"{self.card.title} samples nothing, so there is nothing to add to.")
 
     @abstractmethod
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
@@ -180,7 +202,7 @@ def recipe_of(
     targets: Targets,
     inputs: tuple[Key, ...],
     keys: tuple[Key, ...],
-    notes: Mapping[str, tuple[float, ...]],
+    notes: Mapping[str, tuple[float | str, ...]],
 ) -> Recipe:
     """All that is needed to run this call again. `weights` is the model's fingerprint from before the call."""
     return Recipe(

@@ -5,12 +5,13 @@ error; the global random state is given back as it was (core/guard.py). A proces
 """
 
 import copy
+import difflib
 import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -18,21 +19,32 @@ from torch import Tensor, nn
 
 from pellucid.core.card import Cost, Needs
 from pellucid.core.checks import check_choice, check_count
+from pellucid.core.cuts import Cut, at_once, averaged, description, find_cuts, named_cut
+from pellucid.core.folding import Pair, find_pairs, folded
 from pellucid.core.guard import one_call_at_a_time, same_network, same_random_state
+from pellucid.core.heap import kept_heap
 from pellucid.core.input import Input, Preprocess
 from pellucid.core.label import Labels
 from pellucid.core.prediction import OutputKind, Prediction, recognise
 from pellucid.core.random import Key, normal
 from pellucid.core.target import Targets
-from pellucid.errors import ArgumentError, MissingNeed, ModelError
+from pellucid.errors import ArgumentError, CutError, MemoryLimit, MissingNeed, ModelError
 
-__all__ = ["UNKNOWN", "Model", "TorchModel"]
+__all__ = ["UNKNOWN", "FactoredGradient", "Model", "TorchModel"]
 
 UNKNOWN = "unknown"
 """The fingerprint of a model of which nothing but its outputs is known."""
 
-_ROWS, _ROW_SIZE, _MOST_ROWS = 12, 3 * 224 * 224, 512
-"""Twelve copies of a 224-pixel photo fill the caches of today's CPUs; 24 and 48 were measured to be slower."""
+_ROWS, _ROW_SIZE, _MOST_ROWS = 4, 3 * 224 * 224, 512
+"""Four copies of a 224-pixel photo: more were measured to take as long for each, and their memory must be cleared."""
+
+
+class FactoredGradient(NamedTuple):
+    """Gradients of rows (B, *features) with their factors averaged over groups, the plain ones, and the cuts."""
+
+    factored: Tensor
+    plain: Tensor | None
+    cuts: str
 
 
 class Model(ABC):
@@ -64,6 +76,7 @@ class Model(ABC):
         self.labels = None if labels is None else Labels(tuple(labels))
         self.output = None if output is None else OutputKind(output)
         self.micro_batch = micro_batch
+        self.recorded_rows: int | None = None  # of a recipe, in place of the rule
         self.passes = Cost()
         self.sound: set[tuple[int, ...]] = set()  # shapes whose gradient the diagnosis found sound; shared with copies
 
@@ -97,12 +110,24 @@ class Model(ABC):
             )
         return Prediction(outputs, self.output or recognise(outputs), labels)
 
-    def rows(self, x: Tensor) -> int:
+    def rows(self, x: Tensor, together: int = 1) -> int:
         """How many rows like those of x go through the model at once: `micro_batch`, or by a rule that times nothing.
 
-        Two at the least: a single row takes other kernels than a batch does, which round differently.
+        Two at the least: a single row takes other kernels than a batch does, which round differently. `together` rows
+        cannot be parted.
+
+        Raises:
+            MemoryLimit: `micro_batch` is smaller than `together`.
         """
-        return self.micro_batch or min(max(_ROWS * _ROW_SIZE // max(x[0].numel(), 1), 2), _MOST_ROWS)
+        if self.micro_batch is None:
+            usual = min(max(_ROWS * _ROW_SIZE // max(x[0].numel(), 1), 2), _MOST_ROWS)
+            return max(self.recorded_rows or usual, together)
+        if self.micro_batch < together:
+            raise MemoryLimit(
+                f"{together} samples must go through {self.name} together, but `micro_batch` is {self.micro_batch}. "
+                "Raise it, or take smaller groups: Factored(group=...)."
+            )
+        return self.micro_batch
 
     def place(self, x: Tensor) -> Tensor:
         """X where and as the model takes it."""
@@ -115,12 +140,35 @@ class Model(ABC):
         quiet.passes = Cost()
         yield quiet
 
+    @contextmanager
+    def quick(self, x: Float[Tensor, "b *features"]) -> Iterator[None]:
+        """Within, passes of inputs like x take less time and round differently. Only inside `undisturbed`."""
+        yield
+
     @abstractmethod
     def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b k"]:
         """The outputs, without gradients. Only inside `undisturbed`."""
 
     def gradient(self, x: Float[Tensor, "b *features"], targets: Targets) -> Float[Tensor, "b *features"]:
         """The gradient of each row's target with respect to that row. Only inside `undisturbed`."""
+        raise MissingNeed(f"{self.name} offers {self.offers}, but no gradients.")
+
+    def factored_gradient(
+        self,
+        x: Float[Tensor, "b *features"],
+        targets: Targets,
+        group: int,
+        cuts: int | tuple[str, ...],
+        *,
+        plain: bool,
+    ) -> FactoredGradient:
+        """Rows whose mean over each `group` neighbours is the gradient with its factors averaged apart at the cuts.
+
+        The rows go through the model together, so there are no more than `rows` allows. Only inside `undisturbed`.
+
+        Raises:
+            CutError: the network cannot be cut, or not at the modules that were named.
+        """
         raise MissingNeed(f"{self.name} offers {self.offers}, but no gradients.")
 
     def coefficients(self) -> tuple[Float[Tensor, "k *features"], Float[Tensor, " k"]]:
@@ -144,7 +192,7 @@ class Model(ABC):
     def take_over(self, run: Mapping[str, Any]) -> None:
         """Change this copy to run as recorded."""
         check_count("micro_batch", run["micro_batch"])
-        self.micro_batch = run["micro_batch"]
+        self.micro_batch, self.recorded_rows = None, run["micro_batch"]
         self.output = None if run["output"] is None else OutputKind(run["output"])
 
 
@@ -202,7 +250,10 @@ class TorchModel(Model):
         self.device = own if device is None else _device(device)
         self.net = net if self.device == own else copy.deepcopy(net).to(self.device)
         self.was_training = False
+        self._hashed: tuple[Any, str] | None = None
         self.plain: set[tuple[int, ...]] = set()  # shapes that the network cannot take in channels_last; with copies
+        self.is_quick = False
+        self.pairs: dict[tuple[int, ...], tuple[Pair, ...]] = {}  # norms that can be folded; with copies
 
     @property
     def dtype(self) -> torch.dtype:
@@ -222,10 +273,29 @@ class TorchModel(Model):
             was_training = any(getattr(module, "training", False) for module in self.net.modules())
             stack.enter_context(same_random_state(self.device, int.from_bytes(key.digest[:8], "little")))
             stack.enter_context(same_network(self.net, evaluate=self.mode == "eval"))
+            stack.enter_context(kept_heap(self.device))
             stack.enter_context(torch.inference_mode(False))
             quiet = stack.enter_context(super().undisturbed(key))
             quiet.was_training = was_training
             yield quiet
+
+    @contextmanager
+    def quick(self, x: Float[Tensor, "b *features"]) -> Iterator[None]:
+        if self.is_quick:  # an explainer inside another
+            yield
+            return
+        shape = tuple(x.shape[1:])
+        if shape not in self.pairs:
+            passes = self.passes  # those that follow are not the explanation's
+            with torch.enable_grad():
+                self.pairs[shape] = find_pairs(self.net, lambda: self._forward(self._laid_out(x[:1]).requires_grad_()))
+            self.passes = passes
+        with folded(self.pairs[shape]):
+            self.is_quick = True
+            try:
+                yield
+            finally:
+                self.is_quick = False
 
     def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b k"]:
         with torch.no_grad():
@@ -237,12 +307,10 @@ class TorchModel(Model):
             return super().gradient(x, targets)
         size = self.rows(x)
         parts = [
-            self._gradient(self._laid_out(x[start : start + size]), targets[start : start + size])
+            _as_map(self._gradient(self._laid_out(x[start : start + size]), targets[start : start + size]))
             for start in range(0, len(x), size)
         ]
-        # Half precision has too few digits to accumulate, and too small a range to be squared.
-        found = torch.cat(parts).contiguous()
-        return found.to(torch.promote_types(found.dtype, torch.float32))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _gradient(self, x: Tensor, targets: Targets) -> Tensor:
         leaf = x.detach().requires_grad_()
@@ -253,6 +321,49 @@ class TorchModel(Model):
             return torch.zeros_like(leaf)
         with self._named_errors(leaf):
             return torch.autograd.grad(score, leaf, allow_unused=True, materialize_grads=True)[0].detach()
+
+    def factored_gradient(
+        self,
+        x: Float[Tensor, "b *features"],
+        targets: Targets,
+        group: int,
+        cuts: int | tuple[str, ...],
+        *,
+        plain: bool,
+    ) -> FactoredGradient:
+        if Needs.GRADIENTS not in self.offers:
+            return super().factored_gradient(x, targets, group, cuts, plain=plain)
+        leaf = self._laid_out(x).requires_grad_()
+        with torch.enable_grad(), self._watched(cuts if isinstance(cuts, tuple) else ()) as outputs:
+            score = targets.score(self._forward(leaf)).sum()
+        if not score.requires_grad:
+            raise CutError(f"No gradient reaches the input of {self.name}, so there is nothing to factor.")
+        named = [named_cut(name, found, len(leaf)) for name, found in outputs.items()]
+        places = named if isinstance(cuts, tuple) else find_cuts(score, len(leaf), cuts)
+        self.passes += Cost(backward=len(leaf) * (1 + plain))
+        with self._named_errors(leaf):
+            beside = torch.autograd.grad(score, leaf, retain_graph=True)[0] if plain else None
+            with averaged(places, group):
+                factored = torch.autograd.grad(score, leaf)[0]
+        return FactoredGradient(_as_map(factored), None if beside is None else _as_map(beside), description(places))
+
+    @contextmanager
+    def _watched(self, names: tuple[str, ...]) -> Iterator[dict[str, list[Cut | None]]]:
+        """Where in the graph the modules of these names put what they give, while they run."""
+        found: dict[str, list[Cut | None]] = {name: [] for name in names}
+        known = dict(self.net.named_modules())
+        with ExitStack() as stack:
+            for name in names:
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+                    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+                    raise CutError(f"{self.name} has no module {name!r}.{hint}")
+
+                def watch(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
+                    found[name].append(at_once(output))
+
+                stack.callback(known[name].register_forward_hook(watch).remove)
+            yield found
 
     def _laid_out(self, x: Tensor) -> Tensor:
         """A copy of x in the layout in which CPUs and GPUs convolve fastest, unless the network cannot take it."""
@@ -276,10 +387,19 @@ class TorchModel(Model):
         return weight, bias
 
     def fingerprint(self) -> str:
+        tensors = sorted([*self.net.named_parameters(), *self.net.named_buffers()])
+        # Hashing takes as long as a pass. The marks change with every write that autograd sees, and the sums with
+        # nearly every one that it does not.
+        marks = repr(self.net), tuple((n, id(t), t.data_ptr(), _writes(t), _word_sum(t)) for n, t in tensors)
+        if self._hashed is None or self._hashed[0] != marks:
+            self._hashed = marks, self._hash(tensors)
+        return self._hashed[1]
+
+    def _hash(self, tensors: Sequence[tuple[str, Tensor]]) -> str:
         digest = hashlib.blake2b(digest_size=16)
         # The structure without the addresses that some representations hold; buffers also where they are not saved.
         digest.update(re.sub(r" at 0x[0-9a-f]+", "", repr(self.net)).encode())
-        for name, tensor in sorted([*self.net.named_parameters(), *self.net.named_buffers()]):
+        for name, tensor in tensors:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
@@ -293,6 +413,7 @@ class TorchModel(Model):
             "select": self.select,
             "layout": "channels_last" if x.ndim == 4 and tuple(x.shape[1:]) not in self.plain else "contiguous",
             "threads": torch.get_num_threads(),
+            "folded": len(self.pairs.get(tuple(x.shape[1:]), ())),
         }
 
     def take_over(self, run: Mapping[str, Any]) -> None:
@@ -358,6 +479,23 @@ class TorchModel(Model):
             f"{f' with tensors at {choices}' if choices else ''}"
             f"{f', which has no tensor at {self.select!r}' if self.select is not None else ''}. {hint}"
         )
+
+
+def _writes(tensor: Tensor) -> int:
+    """How often a tensor was written to, as far as autograd saw; inference tensors do not count."""
+    return -1 if tensor.is_inference() else tensor._version  # noqa: SLF001  # torch has no public name for it
+
+
+def _word_sum(tensor: Tensor) -> int:
+    """The sum of a tensor's bytes as whole numbers, which wraps around."""
+    flat = tensor.detach().contiguous().flatten()
+    words = flat.view({8: torch.int64, 4: torch.int32, 2: torch.int16}.get(flat.element_size(), torch.uint8))
+    return int(words.sum(dtype=torch.int64))
+
+
+def _as_map(gradient: Tensor) -> Tensor:
+    """Contiguous, and in single precision at the least: half has too few digits to accumulate, too small a range."""
+    return gradient.detach().to(torch.promote_types(gradient.dtype, torch.float32)).contiguous()
 
 
 def check_linear(model: Model, weight: Tensor, bias: Tensor) -> None:

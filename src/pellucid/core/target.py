@@ -145,6 +145,10 @@ class Targets:
     def __iter__(self) -> Iterator[Target]:
         return iter(self.each)
 
+    def chosen(self, rows: Sequence[int]) -> "Targets":
+        """The targets of some of the rows."""
+        return Targets(tuple(self.each[row] for row in rows), self.kind)
+
     def repeat(self, times: int) -> "Targets":
         """Each row's target `times` times in a row, as copies of one input lie side by side in a batch."""
         return Targets(tuple(target for target in self.each for _ in range(times)), self.kind)

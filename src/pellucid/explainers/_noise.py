@@ -1,6 +1,7 @@
 """Noisy copies of an input, and a base method's maps of them as a stream of samples."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -8,13 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.card import MethodCard
-from pellucid.core.checks import check_count, check_seed
-from pellucid.core.estimate import Estimate, Samples
+from pellucid.core.ahead import Ahead
+from pellucid.core.card import Cost, MethodCard
+from pellucid.core.checks import check_seed
+from pellucid.core.estimate import Estimate
+from pellucid.core.estimator import Draw, Estimator, Samples, sample
 from pellucid.core.explainer import Call, Explainer
 from pellucid.core.model import Model
 from pellucid.core.random import normal
 from pellucid.core.recipe import Value
+from pellucid.core.stopping import Until, check_samples, lengthened
 from pellucid.core.target import Targets
 from pellucid.errors import ArgumentError
 from pellucid.explainers.simple_gradient import SimpleGradient
@@ -75,7 +79,7 @@ class NoisyCopies(Explainer):
 
     base: Explainer = field(default_factory=SimpleGradient)
     noise_level: float | NoiseLevel = 0.15
-    n_samples: int = 50
+    n_samples: int | Until = 50
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,7 +88,7 @@ class NoisyCopies(Explainer):
                 f"`base` is the explainer to run on the copies, such as SimpleGradient() with its parentheses. "
                 f"Got {self.base!r}."
             )
-        check_count("n_samples", self.n_samples)
+        check_samples(self.n_samples)
         check_seed(self.seed)
         _ = self.noise  # checks the level
 
@@ -93,42 +97,101 @@ class NoisyCopies(Explainer):
         """The noise level, whichever way it was given."""
         return self.noise_level if isinstance(self.noise_level, NoiseLevel) else NoiseLevel(self.noise_level)
 
-    def samples(
-        self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call, count: int
-    ) -> Samples:
-        """The base's maps of x + e_i, i < count, with e_i from the stream H(seed, input key)."""
+    def extended(self, taken: int, draws: int, more: int | Until) -> "NoisyCopies":
+        """The method that one long run would have had, after one that took `taken` samples in `draws` draws."""
+        return replace(self, n_samples=lengthened(self.n_samples, taken, more))
+
+    def estimated(
+        self,
+        estimator: Estimator,
+        model: Model,
+        x: Float[Tensor, "b *features"],
+        targets: Targets,
+        call: Call,
+        n_samples: int | Until,
+    ) -> Estimate:
+        """The estimate from the base's maps of x + e_i, with e_i from the stream H(seed, input key)."""
         streams = [key.stream(self.seed) for key in call.keys]
         sigma = self.noise.spread(x)
         shape = tuple(x.shape[1:])
+        cuts: set[str] = set()
 
-        def compute(inputs: slice, indices: range) -> Tensor:
-            drawn = np.stack([[normal(stream, i, shape) for i in indices] for stream in streams[inputs]])
-            noise = torch.from_numpy(drawn).to(x.device, x.dtype)
-            copies = x[inputs, None] + sigma[inputs, None] * noise
-            inner = Call(tuple(stream.child(i) for stream in streams[inputs] for i in indices))
-            maps = self.base.attribute(model, copies.flatten(0, 1), targets[inputs].repeat(len(indices)), inner)
-            return maps.values.reshape(noise.shape)
+        def drawn(inputs: Sequence[int], draws: range, how: Draw) -> np.ndarray:
+            first, last = draws.start * how.size, draws.stop * how.size
+            if not how.mirrored:
+                return np.stack([[normal(streams[b], i, shape) for i in range(first, last)] for b in inputs])
+            pairs = range(first // 2, last // 2)
+            half = np.stack([[normal(streams[b], j, shape) for j in pairs] for b in inputs])
+            return np.stack([half, -half], 2).reshape(len(inputs), last - first, *shape)
 
-        return Samples(len(x), count, model.rows(x), compute, call.report)
+        def draw(inputs: Sequence[int], draws: range, how: Draw) -> tuple[Tensor, Tensor | None]:
+            noise = torch.from_numpy(ahead.take((tuple(inputs), draws, how))).to(x.device, x.dtype)
+            copies = (x[inputs, None] + sigma[inputs, None] * noise).flatten(0, 1)
+            goals = targets.chosen(inputs).repeat(len(draws) * how.size)
+            plain = None
+            if how.cuts is None:
+                indices = range(draws.start * how.size, draws.stop * how.size)
+                inner = Call(tuple(streams[b].child(i) for b in inputs for i in indices))
+                maps = self.base.attribute(model, copies, goals, inner).values
+            else:
+                beside = [how.stacked or how.beside(i) for i in draws for _ in range(how.size)] * len(inputs)
+                digits = torch.promote_types(copies.dtype, torch.float32)  # maps have no fewer
+                maps, plain = copies.new_zeros(copies.shape, dtype=digits), copies.new_zeros(copies.shape, dtype=digits)
+                for both in sorted(set(beside)):  # the draws without a plain map need no second backward pass
+                    rows = [row for row, this in enumerate(beside) if this is both]
+                    found = model.factored_gradient(copies[rows], goals.chosen(rows), how.size, how.cuts, plain=both)
+                    maps[rows] = found.factored
+                    if found.plain is not None:
+                        plain[rows] = found.plain
+                    cuts.add(found.cuts)
+            each = (len(inputs), len(draws), how.size, *shape)
+            if plain is None:
+                return _mean(maps, each), None
+            factored, other = _mean(maps, each), _mean(plain, each)
+            return (torch.stack([other, factored], 2), None) if how.stacked else (factored, other)
 
-    def noted(self, estimate: Estimate, x: Float[Tensor, "b *features"]) -> Estimate:
-        """The estimate with each input's sigma, absolute and as a fraction of its range: the recipe stores both."""
+        how = estimator.how(n_samples)
+        if how.cuts is not None and not isinstance(self.base, SimpleGradient):
+            raise ArgumentError(
+                f"{type(estimator).__name__} factors the plain gradient: its base is SimpleGradient(). For "
+                f"{self.base.card.title} take estimator=Shrunk() or Mean()."
+            )
+        with Ahead(lambda asked: drawn(*asked)) as ahead, model.quick(x):
+            samples = Samples(
+                inputs=len(x),
+                rows=model.rows(x, how.size if how.cuts is not None else 1),
+                n_samples=n_samples,
+                draw=draw,
+                ahead=lambda *asked: ahead.ask((tuple(asked[0]), *asked[1:])),
+                report=call.report,
+                listening=call.listening,
+                earlier=call.earlier,
+            )
+            estimate = sample(samples, estimator)
+        where: dict[str, tuple[float | str, ...]] = {"cuts": ("; ".join(sorted(cuts)),) * len(x)} if cuts else {}
+        return replace(estimate, notes=self.notes(x) | where)
+
+    def notes(self, x: Float[Tensor, "b *features"]) -> dict[str, tuple[float | str, ...]]:
+        """Each input's sigma, absolute and as a fraction of its range: the recipe stores both."""
         sigma, spread = self.noise.spread(x), NoiseLevel(1.0).spread(x)
         level = torch.where(spread > 0, sigma / spread.clamp(min=torch.finfo(x.dtype).tiny), 0.0)
-        return replace(
-            estimate, notes={"sigma": tuple(sigma.flatten().tolist()), "noise_level": tuple(level.flatten().tolist())}
-        )
+        return {"sigma": tuple(sigma.flatten().tolist()), "noise_level": tuple(level.flatten().tolist())}
 
-    def card_over(self, name: str, title: str, reference: str, caveats: tuple[str, ...] = ()) -> MethodCard:
-        """The base's card with another name and n times its cost: needs, access and applicability are the base's."""
+    def card_over(self, name: str, title: str, reference: str, cost: Cost, caveats: tuple[str, ...] = ()) -> MethodCard:
+        """The base's card with another name and the cost of the samples: needs and applicability are the base's."""
         base = self.base.card
         plain = isinstance(self.base, SimpleGradient)
         return replace(
             base,
             name=name if plain else f"{name}-of-{base.name}",
             title=title if plain else f"{title} of {base.title}",
-            cost=base.cost * self.n_samples,
+            cost=cost,
             reference=reference,
             sampled=True,
             caveats=base.caveats[:1] + caveats,
         )
+
+
+def _mean(maps: Tensor, each: tuple[int, ...]) -> Tensor:
+    """The mean over the samples of each draw, (inputs, draws, *features)."""
+    return maps.reshape(*each[:2], *each[3:]) if each[2] == 1 else maps.reshape(each).mean(2)

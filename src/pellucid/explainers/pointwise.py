@@ -76,4 +76,4 @@ def squared(unit: str) -> str:
 
 def _changed(estimate: Estimate, change: Callable[[Tensor], Tensor]) -> Estimate:
     """The estimate of another quantity: what was known of the error of the first is not known of it."""
-    return replace(estimate, values=change(estimate.values), standard_error=None, batch_means=None, state={})
+    return replace(estimate, values=change(estimate.values), standard_error=None, error=None, state={})

@@ -36,11 +36,15 @@ class SmoothGradSquared(NoisyCopies):
 
     @property
     def card(self) -> MethodCard:
-        card = self.card_over("smooth-grad-squared", "SmoothGrad-Squared", "Hooker et al. 2019, arXiv:1806.10758")
+        title, cost = "SmoothGrad-Squared", self._mean.card.cost
+        card = self.card_over("smooth-grad-squared", title, "Hooker et al. 2019, arXiv:1806.10758", cost)
         return replace(card, unit=squared(card.unit))
 
-    def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        mean = SmoothGrad(
+    @property
+    def _mean(self) -> SmoothGrad:
+        return SmoothGrad(
             base=Squared(base=self.base), noise_level=self.noise_level, n_samples=self.n_samples, seed=self.seed
         )
-        return mean.attribute(model, x, targets, call)
+
+    def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
+        return self._mean.attribute(model, x, targets, call)

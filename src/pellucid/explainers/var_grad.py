@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core.card import MethodCard
-from pellucid.core.checks import check_count
-from pellucid.core.estimate import Estimate, Variance
+from pellucid.core.estimate import Estimate
+from pellucid.core.estimator import Variance
 from pellucid.core.explainer import Call
 from pellucid.core.model import Model
+from pellucid.core.stopping import check_samples
 from pellucid.core.target import Targets
 from pellucid.errors import ArgumentError
 from pellucid.explainers._noise import NoisyCopies
@@ -36,7 +37,7 @@ class VarGrad(NoisyCopies):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("n_samples", self.n_samples, least=2)
+        check_samples(self.n_samples, least=2)
         if self.noise.clean_copy:
             raise ArgumentError(
                 "VarGrad is the variance over noisy copies; a clean copy among them is another quantity."
@@ -44,8 +45,9 @@ class VarGrad(NoisyCopies):
 
     @property
     def card(self) -> MethodCard:
-        card = self.card_over("var-grad", "VarGrad", "Adebayo et al. 2018, arXiv:1810.03292")
+        cost = Variance().cost(self.base.card.cost, self.n_samples)
+        card = self.card_over("var-grad", "VarGrad", "Adebayo et al. 2018, arXiv:1810.03292", cost)
         return replace(card, unit=squared(card.unit))
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        return self.noted(Variance().estimate(self.samples(model, x, targets, call, self.n_samples)), x)
+        return self.estimated(Variance(), model, x, targets, call, self.n_samples)

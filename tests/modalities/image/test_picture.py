@@ -30,7 +30,8 @@ def explained(picture: np.ndarray = WIDE, target: object = 0, explain: pl.Explai
 def with_scores(a: pl.Attribution, scores: torch.Tensor) -> pl.Attribution:
     """The attribution with another map, as if it came from the call."""
     batches = scores[:, None].repeat(1, 16, 1, 1, 1)
-    return replace(a, estimate=replace(a.estimate, values=scores, batch_means=batches))
+    state = {"batch_sums": 4 * batches, "draws": torch.tensor([64])}
+    return replace(a, estimate=replace(a.estimate, values=scores, state=state))
 
 
 def holds(drawing: pl.modalities.image.draw.Drawing, colour: tuple[int, int, int] = CRIMSON) -> bool:
@@ -183,10 +184,12 @@ def test_the_share_in_the_title_is_that_of_the_certain_pixels(composed):
 
 
 def test_the_caption_names_method_settings_model_and_what_the_uncertainty_means(composed):
-    pl.page([explained()])
+    a = explained()
+    pl.page([a])
     assert composed[0][2] == (
-        "SmoothGrad, 4 samples at noise level 0.15, seed 0, explaining toy. Uncertainty: sampling error only, n = 4, "
-        "false discovery rate 5 %; more samples colour more blocks; grey does not mean unimportant."
+        f"SmoothGrad, 4 samples at noise level 0.15, seed 0, relative error {float(a.estimated_error):.2f}, explaining "
+        "toy. Uncertainty: sampling error only, n = 4, false discovery rate 5 %; more samples colour more blocks; grey "
+        "does not mean unimportant."
     )
 
 
@@ -257,13 +260,23 @@ def test_a_label_too_long_for_its_title_is_cut_but_not_its_probability():
     [
         (pl.SimpleGradient(), "Simple Gradient, explaining toy"),
         (pl.SmoothGrad(n_samples=3, noise_level=0.2, seed=7),
-         "SmoothGrad, 3 samples at noise level 0.2, seed 7, explaining toy"),
+         "SmoothGrad, 3 samples at noise level 0.2, seed 7, relative error {}, explaining toy"),
         (pl.SmoothGrad.captum(seed=1),
-         "SmoothGrad of |Simple Gradient|, 5 samples at sigma 1, seed 1, explaining toy"),
+         "SmoothGrad of |Simple Gradient|, 5 samples at sigma 1, seed 1, relative error {}, explaining toy"),
+        (pl.SmoothGrad(n_samples=16, estimator=pl.Shrunk(pl.Antithetic())),
+         "SmoothGrad (antithetic pairs, wavelet-shrunk), 16 samples at noise level 0.15, seed 0, relative error {}, "
+         "explaining toy"),
     ],
 )  # fmt: skip
 def test_a_caption_names_the_method_with_its_settings(explain, caption):
-    assert method_caption(explained(explain=explain)) == caption
+    a = explained(explain=explain)
+    error = "" if a.estimated_error is None else f"{float(a.estimated_error):.2f}"
+    assert method_caption(a) == caption.format(error)
+
+
+def test_a_caption_says_where_there_is_no_signal_yet():
+    a = explained(explain=pl.SmoothGrad(n_samples=2))
+    assert ", no signal yet, explaining toy" in method_caption(a)
 
 
 # metadata

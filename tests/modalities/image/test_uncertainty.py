@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
-from tests.oracles import Linear, Quadratic, uniform
+from tests.oracles import Linear, Quadratic, stream_of, uniform
 from threadpoolctl import threadpool_limits
 
 import pellucid as pl
-from pellucid.core.estimate import Mean, Samples
+from pellucid.core.estimator import Mean, sample
 from pellucid.modalities.image.uncertainty import certain_blocks, sign_flip_p_values
 
 BASE = pl.SimpleGradient()(pl.TorchModel(Linear(torch.ones(1, 3))), uniform(1, 3))  # only its estimate is replaced
@@ -26,8 +26,7 @@ def one_thread():
 
 def sampled(samples: torch.Tensor) -> pl.Attribution:
     """The attribution that is the mean of these samples (n, C, H, W), through the estimator."""
-    stream = Samples(1, len(samples), 7, lambda _, i: samples[None, i.start : i.stop], lambda done, total: None)
-    return replace(BASE, estimate=Mean().estimate(stream))
+    return replace(BASE, estimate=sample(stream_of(samples[None]), Mean()))
 
 
 def noise(n: int, *shape: int, seed: int = 0) -> torch.Tensor:

@@ -26,7 +26,7 @@ from pellucid.core.input import View
 from pellucid.errors import OutputError
 from pellucid.modalities.image.heatmap import CHANNELS, Heatmap
 
-__all__ = ["Drawing", "Panel", "colours", "compose", "inscribed", "overlay_pixels", "reduced"]
+__all__ = ["Drawing", "Panel", "Sheet", "colours", "compose", "inscribed", "overlay_pixels", "reduced"]
 
 _DPI = 100
 _SIDE = 448  # pixels of a panel: twice those of most networks' inputs
@@ -128,7 +128,7 @@ def reduced(view: View) -> View:
 
 def inscribed(pixels: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndarray, "h w 3"]:
     """The picture with a text along its lower edge."""
-    sheet = _Sheet(pixels)
+    sheet = Sheet(pixels)
     style: dict[str, Any] = {"ha": "center", "va": "bottom", "color": "crimson", "backgroundcolor": "white"}
     lines = _wrapped(text, max(sheet.wide // 9, 12), 12)
     sheet.write(sheet.wide / 2, sheet.high - 8, lines, 9, 0.9 * sheet.wide, **style)
@@ -144,14 +144,14 @@ def compose(rows: Sequence[Sequence[Panel]], metadata: str, caption: str = "") -
         y += _TITLE * max(_lines(_title(panel)) for panel in row) + 6
         places += [(panel, _GAP + i * (_SIDE + _GAP), y) for i, panel in enumerate(row)]
         y += max(_height(panel) for panel in row) + _GAP // 2
-    sheet = _Sheet(np.full((y + _SMALL * len(lines) + _GAP // 2, wide, 3), 255, dtype=np.uint8))
+    sheet = Sheet(np.full((y + _SMALL * len(lines) + _GAP // 2, wide, 3), 255, dtype=np.uint8))
     for panel, left, top in places:
         _draw_panel(sheet, panel, left, top)
     sheet.write(_GAP, y, "\n".join(lines), 9, wide - 2 * _GAP, ha="left", va="top", color="0.25")
     return Drawing(sheet.drawn(), metadata)
 
 
-class _Sheet:
+class Sheet:
     """Pixels with pictures and text put on them; places are in pixels from the upper left."""
 
     def __init__(self, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -182,7 +182,7 @@ class _Sheet:
         return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
 
 
-def _draw_panel(sheet: _Sheet, panel: Panel, left: int, top: int) -> None:
+def _draw_panel(sheet: Sheet, panel: Panel, left: int, top: int) -> None:
     shown = _fitted(panel.pixels)
     high, wide = shown.shape[:2]
     middle, y = left + _SIDE / 2, top + high + 8
@@ -195,7 +195,7 @@ def _draw_panel(sheet: _Sheet, panel: Panel, left: int, top: int) -> None:
     sheet.write(middle, y, _below(panel), 9, _SIDE, ha="center", va="top", color=color)
 
 
-def _draw_bar(sheet: _Sheet, heat: Heatmap, left: int, top: int) -> None:
+def _draw_bar(sheet: Sheet, heat: Heatmap, left: int, top: int) -> None:
     steps = np.linspace(-1 if heat.signed else 0, 1, _SIDE)
     sheet.paste(left, top, _coloured(np.tile(steps, (_BAR, 1)), heat.signed))
     ticks = {"left": -heat.limit if heat.signed else 0.0, "right": heat.limit}

@@ -145,10 +145,14 @@ def method_caption(a: Attribution) -> str:
     """The method with its settings and the model."""
     method = decode(a.recipe.explainer)
     card: MethodCard = method.card
-    words = [card.title]
+    estimator = getattr(method, "estimator", None)
+    words = [f"{card.title} ({estimator.words})" if estimator is not None and estimator.words else card.title]
     if used := a.estimate.samples[0]:
         noise = getattr(method, "noise", None)  # sampled methods without noise have none
         words.append(f"{used} samples{f' at {_level(noise)}' if noise else ''}, seed {method.seed}")
+        if (error := a.estimate.error) is not None:
+            value = float(error[0])
+            words.append("no signal yet" if value == float("inf") else f"relative error {value:.2f}")
     return f"{', '.join(words)}, explaining {a.recipe.model}"
 
 

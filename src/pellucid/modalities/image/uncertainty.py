@@ -56,7 +56,8 @@ def certain_blocks(a: Attribution, *, block: int = 8, rate: float = 0.05) -> Cer
             "settings keeps none. A SmoothGrad over any method does."
         )
     n = a.samples_used
-    sums = _batch_sums(a.estimate.batch_means[0], n)
+    draws = int(a.estimate.state["draws"][0])
+    sums = _batch_sums(a.estimate.batch_means[0], draws)
     p = sign_flip_p_values(sums, block)
     passed = false_discovery_control(p.ravel()).reshape(p.shape) <= rate
     high, wide = a.scores.shape[2:]

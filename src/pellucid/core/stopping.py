@@ -1,0 +1,82 @@
+"""When to stop sampling: at a count, or once the map is as certain as was asked for."""
+
+import math
+from dataclasses import dataclass, replace
+
+from pellucid.core.checks import check_count
+from pellucid.core.recipe import Value
+from pellucid.errors import ArgumentError
+
+__all__ = ["Until", "check_samples", "counts", "lengthened", "most"]
+
+_FIRST, _FACTOR = 16, 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Until(Value):
+    """Sample each input until the relative error of its map is at most `error`, or `at_most` samples are taken.
+
+    The error is the root of the estimated squared error over the signal power: 0.5 leaves a quarter of the map's power
+    to noise. It is looked at after 16, 24, 36 ... samples (times 1.5) only, so that chance is asked seldom whether to
+    stop. A map whose signal power is under two of its own standard errors has "no signal yet" and goes on. `further`
+    samples are taken after the stop, whatever it was for.
+
+    Raises:
+        ArgumentError: an error that is no positive number, a count out of range.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> a = pl.SmoothGrad(n_samples=pl.Until(error=0.1, at_most=500))(
+        ...     pl.TorchModel(torch.nn.Linear(3, 2)), torch.rand(1, 3)
+        ... )
+        >>> a.samples_used, a.stopped  # the gradient of a linear network is the same everywhere
+        (16, 'error 0 after 16 samples, at most 0.1 was asked for')
+    """
+
+    error: float
+    at_most: int
+    further: int = 0
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.error, int | float) and not isinstance(self.error, bool)
+        if not number or not 0 < self.error < math.inf:
+            raise ArgumentError(f"`error` is the relative error to reach, such as 0.5. Got {self.error!r}.")
+        check_count("at_most", self.at_most, least=2)
+        check_count("further", self.further, least=0)
+
+
+def check_samples(n_samples: object, least: int = 1) -> None:
+    """Raises ArgumentError unless it is a count of at least `least`, or an Until."""
+    if isinstance(n_samples, Until):
+        return
+    if isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < least:
+        raise ArgumentError(
+            f"`n_samples` is a whole number, {least} or more, or pl.Until(error=0.5, at_most=2000). Got {n_samples!r}."
+        )
+
+
+def most(n_samples: int | Until) -> int:
+    """The samples that can be taken of one input."""
+    return n_samples.at_most + n_samples.further if isinstance(n_samples, Until) else n_samples
+
+
+def counts(n_samples: int | Until, size: int, least: int = 0) -> list[int]:
+    """The numbers of draws of `size` samples after which to look, the last one being the end.
+
+    A count of samples becomes the next whole number of draws, `at_most` the one before; `least` have been taken.
+    """
+    if not isinstance(n_samples, Until):
+        return [max(-(-n_samples // size), least)]
+    end = max(n_samples.at_most // size, 1, least)
+    steps = [int(_FIRST * _FACTOR**k) for k in range(2 + int(math.log(max(end * size, _FIRST) / _FIRST, _FACTOR)))]
+    whole = {max(-(-step // size), 2) for step in steps}
+    return sorted({n for n in whole | {least} if max(least, 1) <= n < end} | {end})
+
+
+def lengthened(n_samples: int | Until, taken: int, more: "int | Until") -> "int | Until":
+    """What a run that took `taken` samples and then `more` would have been asked for."""
+    if isinstance(more, Until):
+        return more
+    if isinstance(n_samples, Until):
+        return replace(n_samples, further=n_samples.further + more)
+    return taken + more

@@ -1,0 +1,147 @@
+import pytest
+import torch
+from tests.oracles import uniform
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  # its usual name
+
+from pellucid.core.folding import find_pairs, folded
+
+
+class Net(nn.Module):
+    """A stem, a block with a shortcut, and a norm that follows no convolution."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4)
+        self.conv2, self.norm2 = nn.Conv2d(4, 4, 3, padding=1, groups=2, bias=False), nn.BatchNorm2d(4)
+        self.conv3, self.norm3 = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, affine=False)
+        self.norm4 = nn.BatchNorm2d(4)
+        self.to(dtype).eval().requires_grad_(False)
+        generator = torch.Generator().manual_seed(0)
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) + 0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        z = self.norm3(self.conv3(self.norm2(self.conv2(y)).sin()))
+        return self.norm4(y + z).tanh().mean((2, 3))
+
+
+X = uniform(2, 3, 9, 9, dtype=torch.float64)
+
+
+def pairs_of(net: nn.Module, x: Tensor = X) -> tuple:
+    return find_pairs(net, lambda: net(x.clone().requires_grad_()))
+
+
+def gradient(net: nn.Module, x: Tensor) -> Tensor:
+    leaf = x.clone().requires_grad_()
+    return torch.autograd.grad(net(leaf)[:, 0].sum(), leaf)[0]
+
+
+def test_each_norm_after_a_convolution_is_found_and_no_other():
+    net = Net()
+    assert set(pairs_of(net)) == {(net.conv1, net.norm1), (net.conv2, net.norm2), (net.conv3, net.norm3)}
+
+
+def test_folded_pairs_compute_the_same():
+    net = Net()
+    pairs, outputs, gradients = pairs_of(net), net(X), gradient(net, X)
+    with folded(pairs):
+        torch.testing.assert_close(net(X), outputs, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(gradient(net, X), gradients, rtol=1e-10, atol=1e-14)
+
+
+def test_the_norms_do_nothing_within():
+    net = Net()
+    with folded(pairs_of(net)):
+        assert net.norm1(X) is X
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_afterwards_all_is_as_before(error):
+    net = Net()
+    pairs = pairs_of(net)
+    values = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    identities = {name: id(p) for name, p in net.named_parameters()}
+    names = [sorted(vars(module)) for module in net.modules()]
+    try:
+        with folded(pairs):
+            if error:
+                raise ValueError("broke")
+    except ValueError:
+        assert error
+    assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in values.items())
+    assert {name: id(p) for name, p in net.named_parameters()} == identities
+    assert [sorted(vars(module)) for module in net.modules()] == names
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_weights_that_changed_since_are_those_that_are_folded():
+    net = Net()
+    pairs = pairs_of(net)
+    net.norm1.weight.mul_(3)
+    expected = net(X)
+    with folded(pairs):
+        torch.testing.assert_close(net(X), expected, rtol=1e-12, atol=1e-14)
+
+
+def variant(change: str) -> nn.Module:
+    net = Net()
+    if change == "training":
+        net.norm1.train()
+    elif change == "no statistics":
+        net.norm1.track_running_stats, net.norm1.running_mean, net.norm1.running_var = False, None, None
+    elif change == "runs twice":
+        whole, conv, norm = net.forward, net.conv1, net.norm1
+        net.forward = lambda x: whole(x) + norm(conv(x)).mean((2, 3))
+    elif change == "taken by another":
+        whole, seen = net.forward, []
+        net.conv1.forward = lambda x, run=net.conv1.forward: seen.append(run(x)) or seen[-1]
+        net.forward = lambda x: whole(x) + seen.pop().mean((2, 3))
+    elif change == "hooked":
+        net.conv1.register_forward_hook(lambda module, args, output: 2 * output)
+    elif change == "parametrised":
+        torch.nn.utils.parametrizations.weight_norm(net.conv1)
+    elif change == "activated between":
+        net.norm1.forward = lambda x, run=net.norm1.forward: run(x.exp())
+    return net
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["training", "no statistics", "runs twice", "taken by another", "hooked", "parametrised", "activated between"],
+)
+def test_a_pair_that_is_more_than_a_pair_is_left_alone(change):
+    net = variant(change)
+    found = pairs_of(net)
+    assert net.norm1 not in {norm for _, norm in found}
+    assert net.norm2 in {norm for _, norm in found}
+
+
+def test_a_convolution_whose_weight_is_used_elsewhere_is_noticed_by_the_result():
+    net = Net()
+    whole = net.forward
+    net.forward = lambda x: whole(x) + net.conv1.weight.sum()
+    assert pairs_of(net) == ()
+
+
+def test_functional_networks_and_constants_have_no_pairs():
+    assert find_pairs(nn.Identity(), lambda: torch.ones(2, requires_grad=True) * 2) == ()
+    assert find_pairs(nn.Identity(), lambda: torch.ones(2)) == ()
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_signals_and_volumes_fold_as_pictures_do(dimensions):
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1](2, 3, 3)
+    norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dimensions - 1](3)
+    net = nn.Sequential(convolution, norm, nn.Tanh()).double().eval().requires_grad_(False)
+    norm.running_mean.fill_(0.3)
+    norm.running_var.fill_(2.0)
+    x = uniform(2, 2, *[5] * dimensions, dtype=torch.float64)
+    pairs = pairs_of(net, x)
+    assert pairs == ((convolution, norm),)
+    expected = net(x)
+    with folded(pairs):
+        torch.testing.assert_close(net(x), expected, rtol=1e-12, atol=1e-14)
