@@ -202,11 +202,14 @@ def test_adding_to_an_earlier_estimate_equals_one_long_run(estimator, taken):
     values = uniform(3, 60, 5)
     size = estimator.how(1).size
     earlier = sample(stream_of(values, 8, taken * size), estimator)
-    longer = sample(stream_of(values, 8, 60 * size, earlier=earlier), estimator)
+    computed = []
+    seen = lambda inputs, draws: computed.append(draws)  # noqa: E731
+    longer = sample(stream_of(values, 8, 60 * size, earlier=earlier, seen=seen), estimator)
     whole = sample(stream_of(values, 8, 60 * size), estimator)
     assert torch.equal(longer.values, whole.values)
     assert torch.equal(longer.standard_error, whole.standard_error)
     assert longer.samples == whole.samples
+    assert {index for draws in computed for index in draws} == set(range(taken, 60))
     assert all(torch.equal(longer.state[name], part) for name, part in whole.state.items())
 
 

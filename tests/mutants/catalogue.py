@@ -312,13 +312,6 @@ MUTANTS = [
         (ESTIMATOR,),
     ),
     Mutant(
-        "going on writes into what was kept",
-        "core/moments.py",
-        ".to(like.device, copy=True)",
-        ".to(like.device)",
-        (MOMENTS,),
-    ),
-    Mutant(
         "a power that holds the noise",
         "core/estimator.py",
         "own = per_input(values.square()) - squared",

@@ -96,7 +96,7 @@ class Moments:
     def of(cls, state: Mapping[str, Tensor], which: Sequence[int], like: Tensor, order: int) -> "Moments":
         """What `state` gave, of inputs that had as many draws."""
         index = torch.as_tensor(which)
-        part = {name: tensor[index].to(like.device, copy=True) for name, tensor in state.items()}
+        part = {name: tensor[index].to(like.device) for name, tensor in state.items()}
         moments = cls(like, order)
         moments.count = int(part["draws"][0])
         moments.central = [part[name] for name in _NAMES[:order]]
