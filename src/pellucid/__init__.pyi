@@ -31,6 +31,7 @@ from .core.input import Input as Input
 from .core.input import Preprocess as Preprocess
 from .core.input import View as View
 from .core.label import Labels as Labels
+from .core.memory import Memory as Memory
 from .core.model import Model as Model
 from .core.model import TorchModel as TorchModel
 from .core.prediction import OutputKind as OutputKind
@@ -43,6 +44,7 @@ from .core.target import LogProb as LogProb
 from .core.target import Margin as Margin
 from .core.target import Probability as Probability
 from .core.target import Target as Target
+from .core.tuning import Tuning as Tuning
 from .errors import ArgumentError as ArgumentError
 from .errors import CutError as CutError
 from .errors import FixedShape as FixedShape

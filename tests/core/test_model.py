@@ -135,15 +135,74 @@ def test_bfloat16_is_autocast_and_recorded():
     assert a.scores.dtype == torch.float32
 
 
+def without_kinks() -> nn.Module:
+    """Smooth, so that rounding to bfloat16 throws no gates; steep, so that gradients vary by more than it rounds."""
+    net = conv_net()
+    net[2], net[4] = nn.Tanh(), nn.Tanh()
+    with torch.no_grad():
+        net[0].weight.mul_(3)
+        net[3].weight.mul_(3)
+    return net
+
+
+def off(one: pl.Attribution, other: pl.Attribution) -> float:
+    """The RMS difference of two maps, in RMS standard errors of the second."""
+    difference = (one.scores - other.scores).square().mean().sqrt()
+    return float(difference / other.standard_error.square().mean().sqrt())
+
+
+EXPLAIN = pl.SmoothGrad(n_samples=20)
+
+
+def test_bfloat16_moves_a_smooth_networks_map_by_less_than_its_noise():
+    net, x = without_kinks(), uniform(2, 3, 33, 33)
+    half = EXPLAIN(pl.TorchModel(net, precision="bfloat16"), x)
+    assert 0 < off(half, EXPLAIN(pl.TorchModel(net), x)) < 0.1
+
+
 @pytest.mark.gpu
-def test_cuda_agrees_with_cpu_and_leaves_the_network_where_it_was():
-    net, x = conv_net(), uniform(2, 3, 33, 33)
-    explain = pl.SmoothGrad(n_samples=20)
-    on_cpu, on_gpu = explain(pl.TorchModel(net), x), explain(pl.TorchModel(net, device="cuda"), x)
+@pytest.mark.parametrize(
+    ("net", "settings"),
+    [
+        (conv_net(), {"device": "cuda"}),
+        (conv_net(), {"device": ("cuda", "cuda")}),
+        (conv_net(), {"device": "cuda", "memory_limit": "1GiB"}),
+        (without_kinks(), {"device": "cuda", "precision": "bfloat16"}),
+        (without_kinks(), {"device": "cuda", "precision": "auto"}),
+    ],
+)
+def test_cuda_agrees_with_cpu_and_leaves_the_network_where_it_was(net, settings):
+    x = uniform(2, 3, 33, 33)
+    on_cpu, on_gpu = EXPLAIN(pl.TorchModel(net), x), EXPLAIN(pl.TorchModel(net, **settings), x)
     assert next(net.parameters()).device.type == "cpu"
     assert on_gpu.scores.device.type == "cpu"
-    difference = (on_cpu.scores - on_gpu.scores).square().mean().sqrt()
-    assert float(difference) < 0.1 * float(on_cpu.standard_error.square().mean().sqrt())
+    assert off(on_gpu, on_cpu) < 0.1
+    if on_gpu.memory is not None:
+        assert 0 < on_gpu.memory.measured <= on_gpu.memory.predicted
+
+
+def test_a_copy_on_another_device_follows_the_users_network():
+    """The meta device has no values, but every other fact of a copy."""
+    net = conv_net()
+    model = pl.TorchModel(net, device="meta")
+    before = model.fingerprint()
+    assert model.net is not net
+    assert {p.device.type for p in model.net.parameters()} == {"meta"}
+    net[0].weight.data += 1
+    assert model.fingerprint() != before
+    net[2] = nn.Tanh()
+    model.replicas.follow()
+    assert isinstance(model.net[2], nn.Tanh)
+
+
+def test_what_was_learnt_of_a_network_is_forgotten_with_its_structure():
+    net, x = conv_net(), uniform(1, 3, 9, 9)
+    model = pl.TorchModel(net)
+    assert EXPLAIN(model, x).recipe.run["folded"] == 1
+    net[1] = nn.Identity()
+    after = EXPLAIN(model, x)
+    assert after.recipe.run["folded"] == 0
+    assert torch.equal(after.scores, EXPLAIN(pl.TorchModel(net), x).scores)
 
 
 @pytest.mark.doors
@@ -158,7 +217,10 @@ def test_cuda_agrees_with_cpu_and_leaves_the_network_where_it_was():
         (lambda: pl.TorchModel(nn.Identity(), micro_batch=0), "`micro_batch` is a whole number, 1 or more"),
         (lambda: pl.TorchModel(nn.Identity(), labels="cat"), "a list with one name per class"),
         (lambda: pl.TorchModel(nn.Identity(), device="tpu7"), "`device` is one of"),
-        (lambda: pl.TorchModel(nn.Identity(), precision="int8"), "`precision` is one of"),
+        (lambda: pl.TorchModel(nn.Identity(), device=("cpu", "tpu7")), "`device` is one of"),
+        (lambda: pl.TorchModel(nn.Identity(), device=()), "Got none of them"),
+        (lambda: pl.TorchModel(nn.Identity(), precision="int8"), "`precision` is one of 'bfloat16', 'auto'"),
+        (lambda: pl.TorchModel(nn.Identity(), memory_limit="2 gigs"), "`memory_limit` is a text such as '2GiB'"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")  # torch says so of LazyLinear

@@ -15,6 +15,7 @@ from pellucid.core.checks import check_count
 from pellucid.core.diagnosis import Finding, Severity
 from pellucid.core.estimate import Estimate
 from pellucid.core.input import Input, View
+from pellucid.core.memory import Memory
 from pellucid.core.model import UNKNOWN, Model, as_input
 from pellucid.core.random import Key
 from pellucid.core.recipe import Recipe, decode, encode
@@ -56,7 +57,8 @@ class Attribution:
     """Raw signed scores (B, *features) in units of the explained score per unit of input, with all that they rest on.
 
     Nothing is scaled, clipped or reduced: that belongs to drawing (`pl.heatmap`). `cost` counts the passes of the
-    call, all inputs together; what the diagnosis of a shape took, once, is `diagnosis_cost` and not stored.
+    call, all inputs together. What the diagnosis of a shape and trials of how to run it took, once, is
+    `diagnosis_cost`; `memory` is what a call under a memory limit took. Neither is stored.
 
     Example:
         >>> import torch, pellucid as pl
@@ -73,6 +75,7 @@ class Attribution:
     findings: tuple[Finding, ...] = ()
     cost: Cost = field(default_factory=Cost)
     diagnosis_cost: Cost = field(default_factory=Cost)
+    memory: Memory | None = None
 
     def __len__(self) -> int:
         return len(self.decisions)

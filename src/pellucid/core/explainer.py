@@ -32,12 +32,14 @@ __all__ = ["Call", "Explainer", "GlobalExplainer", "Method", "Progress"]
 class Progress:
     """How far a call is: `done` of `total` samples, all inputs together; with Until the total is an expectation.
 
-    `error` is the relative error of the map that was last looked at (after 16, 24, 36 ... samples), or None.
+    `error` is the relative error of the map that was last looked at (after 16, 24, 36 ... samples), or None. Under a
+    memory limit the first report, with `done` 0, tells the predicted peak of the call in `memory`, in bytes.
     """
 
     done: int
     total: int
     error: float | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,13 +111,16 @@ class Explainer(Method):
                 progress(Progress(done, total, error))
 
         weights = model.fingerprint()
-        with model.undisturbed(keys[0]) as quiet:
+        with model.undisturbed(keys[0]) as quiet, quiet.watched(len(given)) as watch:
             placed = quiet.place(given.tensor)
             prediction = quiet.prediction(placed)
             targets = settle(target, prediction)
             findings = diagnose_inputs(placed, model.preprocess.bounds if model.preprocess else None)
             found, probed = diagnose(quiet, placed, prediction, targets)
             findings += found
+            if watch is not None and progress is not None:
+                samples = self.card.cost.forward * len(given)
+                watch.tell = lambda peak: progress(Progress(0, samples, None, peak))
             estimate = self.attribute(quiet, placed, targets, Call(keys, report, progress is not None, earlier))
             findings += diagnose_map(estimate.values)
             return Attribution(
@@ -125,7 +130,8 @@ class Explainer(Method):
                 views=given.views,
                 findings=tuple(findings),
                 cost=quiet.passes,
-                diagnosis_cost=probed,
+                diagnosis_cost=probed + quiet.trials,
+                memory=None if watch is None else watch.memory(),
                 recipe=recipe_of(self, quiet, weights, placed, targets, inputs, keys, estimate.notes),
             )
 

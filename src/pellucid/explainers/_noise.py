@@ -1,7 +1,7 @@
 """Noisy copies of an input, and a base method's maps of them as a stream of samples."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +16,8 @@ from pellucid.core.estimate import Estimate
 from pellucid.core.estimator import Draw, Estimator, Samples, sample
 from pellucid.core.explainer import Call, Explainer
 from pellucid.core.model import Model
-from pellucid.core.random import normal
+from pellucid.core.precision import HALF
+from pellucid.core.random import Key, normal
 from pellucid.core.recipe import Value
 from pellucid.core.stopping import Until, check_samples, lengthened
 from pellucid.core.target import Targets
@@ -157,9 +158,10 @@ class NoisyCopies(Explainer):
                 f"{self.base.card.title} take estimator=Shrunk() or Mean()."
             )
         with Ahead(lambda asked: drawn(*asked)) as ahead, model.quick(x):
+            model.settle_precision(x, lambda: self._halves(x, sigma, targets, streams[0]))
             samples = Samples(
                 inputs=len(x),
-                rows=model.rows(x, how.size if how.cuts is not None else 1),
+                rows=model.rows(x, how.size if how.cuts is not None else 1, 1 + how.stacked),
                 n_samples=n_samples,
                 draw=draw,
                 ahead=lambda *asked: ahead.ask((tuple(asked[0]), *asked[1:])),
@@ -170,6 +172,17 @@ class NoisyCopies(Explainer):
             estimate = sample(samples, estimator)
         where: dict[str, tuple[float | str, ...]] = {"cuts": ("; ".join(sorted(cuts)),) * len(x)} if cuts else {}
         return replace(estimate, notes=self.notes(x) | where)
+
+    def _halves(self, x: Tensor, sigma: Tensor, targets: Targets, stream: Key) -> list[Callable[[Model], Tensor]]:
+        """The first plain samples of the first input in two halves, for any model to compute."""
+
+        def half(indices: range) -> Callable[[Model], Tensor]:
+            noise = np.stack([normal(stream, i, tuple(x.shape[1:])) for i in indices])
+            copies = x[:1] + sigma[:1] * torch.from_numpy(noise).to(x.device, x.dtype)
+            goals, inner = targets[:1].repeat(len(indices)), Call(tuple(stream.child(i) for i in indices))
+            return lambda model: self.base.attribute(model, copies, goals, inner).values
+
+        return [half(range(HALF)), half(range(HALF, 2 * HALF))]
 
     def notes(self, x: Float[Tensor, "b *features"]) -> dict[str, tuple[float | str, ...]]:
         """Each input's sigma, absolute and as a fraction of its range: the recipe stores both."""

@@ -1,0 +1,248 @@
+"""A model as explainers see it: what it offers, in how many rows at once, and what a recipe says of it."""
+
+import copy
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.core.card import Cost, Needs
+from pellucid.core.checks import check_choice, check_count
+from pellucid.core.input import Input, Preprocess
+from pellucid.core.label import Labels
+from pellucid.core.memory import Watch
+from pellucid.core.network import FactoredGradient
+from pellucid.core.prediction import OutputKind, Prediction, recognise
+from pellucid.core.random import Key
+from pellucid.core.target import Targets
+from pellucid.core.tuning import Tuning, sizes_up_to, tuned
+from pellucid.errors import ArgumentError, MemoryLimit, MissingNeed, ModelError
+
+__all__ = ["MOST_ROWS", "UNKNOWN", "Model", "as_input"]
+
+UNKNOWN = "unknown"
+"""The fingerprint of a model of which nothing but its outputs is known."""
+
+MOST_ROWS = 512
+_ROWS, _ROW_SIZE = 4, 3 * 224 * 224
+"""Four copies of a 224-pixel photo: more were measured to take as long for each, and their memory must be cleared."""
+
+
+class Model(ABC):
+    """Anything that maps inputs (B, *features) to outputs (B, K). Explainers see no more than what it `offers`."""
+
+    offers: Needs = Needs.SCORES
+    name: str = "model"
+    width: int = 1
+    """How many devices share the rows."""
+
+    def __init__(
+        self,
+        *,
+        preprocess: Preprocess | None,
+        labels: Sequence[str] | None,
+        output: str | None,
+        micro_batch: int | None,
+    ) -> None:
+        if preprocess is not None and not isinstance(preprocess, Preprocess):
+            raise ArgumentError(
+                f"`preprocess` says how originals become inputs, e.g. pl.ImagePreprocess(size=224, mean=..., std=...). "
+                f"Got {type(preprocess).__name__}. With a transform of your own, pass the tensors that it gives."
+            )
+        if output is not None:
+            check_choice("output", output, [kind.value for kind in OutputKind])
+        if micro_batch is not None:
+            check_count("micro_batch", micro_batch)
+        if isinstance(labels, str):
+            raise ArgumentError(f"`labels` is a list with one name per class. Got the text {labels!r}.")
+        self.preprocess = preprocess
+        self.labels = None if labels is None else Labels(tuple(labels))
+        self.output = None if output is None else OutputKind(output)
+        self.micro_batch = micro_batch
+        self.passes = Cost()
+        self.trials = Cost()  # passes that found out how to run the model, and explain nothing
+        self.recorded_rows: int | None = None  # of a recipe, in place of the rule
+        self.planned = (1, 0)  # the most that a call asked of `rows`
+        self.clock: Callable[[], float] = time.perf_counter
+        self.sound: set[tuple[int, ...]] = set()  # shapes whose gradient the diagnosis found sound; shared with copies
+
+    def read(self, sources: Any) -> Input:
+        """The input of a file, an array or a picture, or of a list of them, prepared as the model expects.
+
+        Raises:
+            ModelError: the model was made without `preprocess`.
+            InputError: something cannot be read.
+        """
+        if self.preprocess is None:
+            raise ModelError(
+                "This model does not know how its inputs are prepared. Give it preprocess=pl.ImagePreprocess(size=..., "
+                "mean=..., std=...), or pass tensors."
+            )
+        return self.preprocess.read(sources)
+
+    def predict(self, x: Input | Tensor) -> Prediction:
+        """The outputs for clean inputs, in micro-batches."""
+        given = as_input(x)
+        with self.undisturbed(Key.of(given.tensor)) as quiet:
+            return quiet.prediction(quiet.place(given.tensor))
+
+    def prediction(self, x: Tensor) -> Prediction:
+        """`predict` for a placed tensor inside a call."""
+        outputs = self.outputs(x)
+        labels = self.labels or Labels(tuple(f"class {i}" for i in range(outputs.shape[1])))
+        if len(labels.names) != outputs.shape[1]:
+            raise ArgumentError(
+                f"Expected one label for each of the model's {outputs.shape[1]} outputs, but got {len(labels.names)}."
+            )
+        return Prediction(outputs, self.output or recognise(outputs), labels)
+
+    def rows(self, x: Tensor, together: int = 1, maps: int = 0) -> int:
+        """How many rows like those of x go through the model at once: `micro_batch`, or by a rule that times nothing.
+
+        Two at the least, on each device: a single row takes other kernels than a batch does, which round differently.
+        `together` rows cannot be parted. A memory limit counts the moments of `maps` maps that are sampled of each
+        input, and may leave fewer rows.
+
+        Raises:
+            MemoryLimit: `micro_batch`, or the memory limit, allows fewer than `together`.
+        """
+        self.planned = max(self.planned[0], together), max(self.planned[1], maps)
+        if self.micro_batch is None:
+            usual = max(min(max(_ROWS * _ROW_SIZE // max(x[0].numel(), 1), 2), MOST_ROWS), together) * self.width
+            return self._fitting(x, max(self.recorded_rows or usual, together), together, maps)
+        if self.micro_batch < together:
+            raise MemoryLimit(
+                f"{together} samples must go through {self.name} together, but `micro_batch` is {self.micro_batch}. "
+                "Raise it, or take smaller groups: Factored(group=...)."
+            )
+        return self._fitting(x, self.micro_batch, together, maps)
+
+    def _fitting(self, x: Tensor, wanted: int, together: int, maps: int) -> int:
+        """As many rows, or as the memory limit leaves."""
+        return wanted
+
+    def place(self, x: Tensor) -> Tensor:
+        """X where and as the model takes it."""
+        return x
+
+    @contextmanager
+    def undisturbed(self, key: Key) -> Iterator[Self]:
+        """The model for the length of one call, with its own count of passes; afterwards all is as before."""
+        quiet = copy.copy(self)
+        quiet.passes, quiet.trials, quiet.planned = Cost(), Cost(), (1, 0)
+        yield quiet
+
+    @contextmanager
+    def watched(self, inputs: int) -> Iterator[Watch | None]:
+        """Within, the call explains so many inputs; gives the watch over its memory if there is a limit."""
+        yield None
+
+    @contextmanager
+    def quick(self, x: Float[Tensor, "b *features"]) -> Iterator[None]:
+        """Within, passes of inputs like x take less time and round differently. Only inside `undisturbed`."""
+        yield
+
+    def settle_precision(  # noqa: B027  # most models leave no choice
+        self, x: Float[Tensor, "b *features"], halves: Callable[[], Sequence[Callable[["Model"], Tensor]]]
+    ) -> None:
+        """Choose the precision of what follows in this call, if there is a choice: see precision.py.
+
+        `halves` gives what computes the two halves of the samples with a model. Only inside `undisturbed`.
+        """
+
+    @abstractmethod
+    def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b k"]:
+        """The outputs, without gradients. Only inside `undisturbed`."""
+
+    def gradient(self, x: Float[Tensor, "b *features"], targets: Targets) -> Float[Tensor, "b *features"]:
+        """The gradient of each row's target with respect to that row. Only inside `undisturbed`."""
+        raise MissingNeed(f"{self.name} offers {self.offers}, but no gradients.")
+
+    def factored_gradient(
+        self,
+        x: Float[Tensor, "b *features"],
+        targets: Targets,
+        group: int,
+        cuts: int | tuple[str, ...],
+        *,
+        plain: bool,
+    ) -> FactoredGradient:
+        """Rows whose mean over each `group` neighbours is the gradient with its factors averaged apart at the cuts.
+
+        The rows go through the model together, so there are no more than `rows` allows. Only inside `undisturbed`.
+
+        Raises:
+            CutError: the network cannot be cut, or not at the modules that were named.
+        """
+        raise MissingNeed(f"{self.name} offers {self.offers}, but no gradients.")
+
+    def coefficients(self) -> tuple[Float[Tensor, "k *features"], Float[Tensor, " k"]]:
+        """The weights and intercepts of a model that is linear in its inputs."""
+        raise MissingNeed(f"{self.name} offers {self.offers}, but no weights.")
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of all that decides the outputs, or UNKNOWN."""
+
+    def run(self, x: Tensor) -> dict[str, Any]:
+        """How the model runs inputs like x, for the recipe."""
+        return {"micro_batch": self.rows(x, *self.planned), "output": self.output}
+
+    def with_run(self, run: Mapping[str, Any]) -> "Model":
+        """The same model run as a recipe recorded it, so far as it is a choice."""
+        again = copy.copy(self)
+        again.take_over(run)
+        return again
+
+    def take_over(self, run: Mapping[str, Any]) -> None:
+        """Change this copy to run as recorded."""
+        check_count("micro_batch", run["micro_batch"])
+        self.micro_batch, self.recorded_rows = None, run["micro_batch"]
+        self.output = None if run["output"] is None else OutputKind(run["output"])
+
+    def tune(self, x: Input | Tensor) -> Tuning:
+        """Measure which micro-batch is fastest for inputs like x, in about ten seconds, and set `micro_batch` to it.
+
+        A pass there and back is timed, or the outputs alone of a model without gradients.
+
+        Raises:
+            MemoryLimit: not even one row fits.
+
+        Example:
+            >>> import torch, pellucid as pl
+            >>> model = pl.FunctionModel(lambda rows: rows.sum(1), output="regression")
+            >>> tuning = model.tune(torch.rand(1, 5))
+            >>> model.micro_batch == tuning.micro_batch
+            True
+        """
+        given = as_input(x)
+        with self.undisturbed(Key.named("tune")) as quiet:
+            placed = quiet.place(given.tensor[:1])
+            with quiet.quick(placed):
+                found = quiet._tuned(placed)  # noqa: SLF001  # the same model
+        self.micro_batch = found.micro_batch
+        return found
+
+    def _tuned(self, x: Tensor) -> Tuning:
+        def work(rows: int, precision: str) -> None:
+            self.micro_batch = rows
+            self.outputs(x.expand(rows, *x.shape[1:]))
+
+        sizes, name = sizes_up_to(MOST_ROWS), "outputs"
+        return tuned(work, sizes=sizes, precisions=(name,), fits=lambda *_: True, in_use=name, clock=self.clock)
+
+
+def as_input(x: Input | Tensor) -> Input:
+    """X as an Input; a bare tensor has no original."""
+    if isinstance(x, Input):
+        return x
+    if isinstance(x, Tensor):
+        return Input(x)
+    raise ArgumentError(
+        f"Expected an Input or a tensor (B, *features), but got {type(x).__name__}. Files, arrays and pictures become "
+        "inputs with model.read(...)."
+    )

@@ -1,0 +1,47 @@
+"""What a network is: a hash of its structure and weights, and cheap marks that tell when to hash anew. For model.py.
+
+Hashing takes as long as a pass. The marks change with every write that autograd sees, and the sums with nearly every
+one that it does not.
+"""
+
+import hashlib
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["hash_of", "marks", "tensors_of"]
+
+
+def tensors_of(net: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers by name, in one order; buffers also where they are not saved."""
+    return sorted([*net.named_parameters(), *net.named_buffers()])
+
+
+def marks(net: nn.Module) -> Any:
+    """A value that is another one once the network has changed."""
+    return repr(net), tuple((n, id(t), t.data_ptr(), _writes(t), _word_sum(t)) for n, t in tensors_of(net))
+
+
+def hash_of(net: nn.Module) -> str:
+    """32 hexadecimal digits of its structure and of every byte of its weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    # The structure without the addresses that some representations hold.
+    digest.update(re.sub(r" at 0x[0-9a-f]+", "", repr(net)).encode())
+    for name, tensor in tensors_of(net):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _writes(tensor: Tensor) -> int:
+    """How often a tensor was written to, as far as autograd saw; inference tensors do not count."""
+    return -1 if tensor.is_inference() else tensor._version  # noqa: SLF001  # torch has no public name for it
+
+
+def _word_sum(tensor: Tensor) -> int:
+    """The sum of a tensor's bytes as whole numbers, which wraps around."""
+    flat = tensor.detach().contiguous().flatten()
+    words = flat.view({8: torch.int64, 4: torch.int32, 2: torch.int16}.get(flat.element_size(), torch.uint8))
+    return int(words.sum(dtype=torch.int64))

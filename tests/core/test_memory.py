@@ -1,0 +1,278 @@
+import json
+import platform
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from tests.oracles import Constant, conv_net, uniform
+from torch import nn
+
+import pellucid as pl
+from pellucid.core.memory import ResidentPeak, bytes_of, in_mib
+
+MIB = 2**20
+CPU = torch.device("cpu")
+
+
+def limited(limit: str | int | None, **settings: object) -> pl.TorchModel:
+    return pl.TorchModel(conv_net(), memory_limit=limit, **settings)
+
+
+@pytest.mark.parametrize(
+    ("limit", "count"),
+    [("2GiB", 2**31), ("1.5 GB", 1_500_000_000), ("500MB", 500_000_000), ("64 KiB", 65536), ("7kB", 7000),
+     ("100B", 100), (" 3MiB ", 3 * MIB), (12345, 12345)],
+)  # fmt: skip
+def test_limits_are_read_with_their_unit(limit, count):
+    assert bytes_of(limit) == count
+    assert pl.TorchModel(Constant(), memory_limit=limit).memory_limit == count
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize("limit", ["2", "2Gib", "2 gb", "GiB", "-1GiB", "1e3MB", "", 0, -5, True, 1.5, "0MiB"])
+def test_other_limits_are_refused_with_what_to_write(limit):
+    with pytest.raises(pl.ArgumentError, match="`memory_limit` is a text such as '2GiB'") as raised:
+        pl.TorchModel(Constant(), memory_limit=limit)
+    assert "kB, MB, GB, KiB, MiB, GiB" in str(raised.value)
+    assert repr(limit) in str(raised.value)
+
+
+def test_a_smaller_limit_leaves_fewer_rows_and_never_more_than_fit():
+    x = uniform(1, 3, 224, 224)
+    rows = []
+    for limit in (800, 250, 150):
+        model = limited(f"{limit}MiB", micro_batch=40)
+        rows.append(model.rows(x, maps=1))
+        assert model.predicted_peak(x, rows[-1]) <= limit * MIB
+        assert rows[-1] == 40 or model.predicted_peak(x, rows[-1] + 1) > limit * MIB
+    assert rows == sorted(rows, reverse=True)
+    assert len(set(rows)) == 3
+
+
+def test_a_generous_limit_changes_nothing():
+    x = uniform(2, 3, 9, 9)
+    explain = pl.SmoothGrad(n_samples=9)
+    free, bound = explain(limited(None), x), explain(limited("4GiB"), x)
+    assert torch.equal(free.scores, bound.scores)
+    assert free.cost == bound.cost
+    assert free.recipe.run == bound.recipe.run | {"memory_limit": None}
+    assert bound.recipe.run["memory_limit"] == 2**32
+
+
+def test_groups_stay_whole():
+    x = uniform(1, 3, 224, 224)
+    model = limited("300MiB", micro_batch=60)
+    rows = model.rows(x, together=6, maps=1)
+    assert 6 <= rows < 60
+    assert rows % 6 == 0
+    assert model.predicted_peak(x, rows, together=6) <= 300 * MIB
+
+
+@pytest.mark.parametrize(("together", "words"), [(1, "one row"), (6, "6 rows that must go together")])
+@pytest.mark.parametrize("inputs", [1, 3])
+def test_a_limit_below_one_row_or_group_names_the_least_that_would_do(together, words, inputs):
+    x = uniform(inputs, 3, 64, 64)
+    with pytest.raises(pl.MemoryLimit, match=words) as raised:
+        limited("3MiB").rows(x, together, maps=1)
+    text = str(raised.value)
+    assert ("smaller groups" in text) == (together == 6)
+    assert "`memory_limit` is 3 MiB" in text
+    least = int(text.partition("memory_limit='")[2].partition("MiB'")[0])
+    assert limited(f"{least}MiB").rows(x, together, maps=1) >= together
+    with pytest.raises(pl.MemoryLimit):
+        limited(f"{least - 1}MiB").rows(x, together, maps=1)
+
+
+@pytest.mark.doors
+def test_a_call_below_its_limit_is_refused_before_any_sample():
+    net, passes = conv_net(), []
+    net.register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))
+    with pytest.raises(pl.MemoryLimit, match="6 rows that must go together"):
+        pl.SmoothGrad(n_samples=24, estimator=pl.Factored(cuts=("2",)))(
+            pl.TorchModel(net, memory_limit="110MiB"), uniform(1, 3, 224, 224)
+        )
+    assert max(passes) <= 2
+    assert net.training
+
+
+def test_many_inputs_are_counted():
+    """A hundred bytes for each element of each input, for its moments."""
+    one, ten = uniform(1, 3, 64, 64), uniform(10, 3, 64, 64)
+    model = limited(None)
+    more = model.predicted_peak(ten, 4) - model.predicted_peak(one, 4)
+    assert more == pytest.approx(9 * one.numel() * 100, rel=0.3)
+    assert model.predicted_peak(one, 4, maps=2) > model.predicted_peak(one, 4)
+    with limited("130MiB").undisturbed(pl.Key.named("x")) as quiet, quiet.watched(100):
+        with pytest.raises(pl.MemoryLimit, match="fewer inputs at once than 100"):
+            quiet.rows(one, maps=1)
+        assert quiet.rows(one) > 1, "of what is not sampled there are no moments"
+
+
+def test_what_a_row_takes_is_measured_once_for_each_shape_and_precision():
+    sizes: list[int] = []
+    net = conv_net()
+    net.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    model = pl.TorchModel(net, memory_limit="1GiB")
+    x = uniform(1, 3, 9, 9)
+    for given in (x, x, x + 1, uniform(1, 3, 8, 8)):
+        model.rows(given)
+    assert sizes == [1, 1, 2] * 2
+    model.with_run(model.run(x)).rows(x)
+    assert sizes == [1, 1, 2] * 2, "copies know what is known"
+    model.precision = "bfloat16"
+    model.rows(x)
+    assert sizes == [1, 1, 2] * 3
+
+
+def test_measuring_is_no_part_of_the_explanation():
+    x = uniform(2, 3, 9, 9)
+    explain = pl.SmoothGrad(n_samples=9)
+    model = pl.TorchModel(conv_net(), mode="as-is", memory_limit="1GiB")  # its dropout draws random numbers
+    bound, free = explain(model, x), explain(pl.TorchModel(conv_net(), mode="as-is"), x)
+    assert torch.equal(bound.scores, free.scores)
+    assert bound.cost == free.cost == explain(model, x).cost
+    assert bound.diagnosis_cost.forward > free.diagnosis_cost.forward
+    assert explain(model, x).diagnosis_cost == pl.Cost()
+
+
+@pytest.mark.parametrize(
+    "explain",
+    [pl.SimpleGradient(), pl.SmoothGrad(n_samples=9), pl.Absolute(base=pl.SmoothGrad(n_samples=9)),
+     pl.SmoothGrad(n_samples=12, estimator=pl.Factored(cuts=("2",), group=6))],
+    ids=lambda e: e.card.name,
+)  # fmt: skip
+def test_the_predicted_peak_is_told_once_before_the_run(explain):
+    seen: list[pl.Progress] = []
+    a = explain(limited("1GiB"), uniform(2, 3, 9, 9), progress=seen.append)
+    assert [(p.done, p.memory) for p in seen if p.memory is not None] == [(0, a.memory.predicted)]
+    assert seen[0].memory is not None
+    assert seen[0].total >= len(a)
+    assert 0 < a.memory.predicted < a.memory.limit == 2**30
+
+
+def test_without_a_limit_nothing_is_told_or_measured():
+    seen: list[pl.Progress] = []
+    a = pl.SmoothGrad(n_samples=9)(limited(None), uniform(1, 3, 9, 9), progress=seen.append)
+    assert a.memory is None
+    assert all(p.memory is None for p in seen)
+
+
+def test_what_was_taken_is_not_stored(tmp_path):
+    model, x = limited("1GiB"), uniform(2, 3, 9, 9)
+    files = [pl.SmoothGrad(n_samples=4)(model, x).save(tmp_path / name) for name in ("a", "b")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert pl.Attribution.load(files[0]).memory is None
+
+
+def test_memory_reads_as_a_sentence():
+    assert str(pl.Memory(3 * MIB, 2 * MIB, MIB)) == "1 MiB of 3 MiB allowed, 2 predicted"
+    assert in_mib(MIB + 1) == 2
+
+
+def test_a_recipe_is_run_again_with_its_micro_batch_within_the_models_own_limit():
+    x, explain = uniform(1, 3, 224, 224), pl.SmoothGrad(n_samples=8)
+    a = explain(limited("150MiB"), x)
+    assert a.recipe.run["micro_batch"] < 4
+    again = a.reproduce(limited(None), x)
+    assert again.recipe.run["micro_batch"] == a.recipe.run["micro_batch"]
+    assert again.recipe.run["memory_limit"] is None
+    assert torch.equal(again.scores, a.scores)
+
+
+def test_the_resident_peak_is_seen_between_its_ends():
+    with ResidentPeak([CPU]) as resident:
+        held = torch.ones(50 * MIB // 4)
+        time.sleep(0.05)
+        del held
+        assert 45 * MIB <= resident.rise <= 70 * MIB
+    assert not any(thread.name == "pellucid-memory" for thread in threading.enumerate())
+
+
+LIMITS = """
+import json, sys
+import psutil, torch
+from torch import nn
+import pellucid as pl
+
+with torch.random.fork_rng([]):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 32, 3, stride=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5),
+    ).eval()
+    x = torch.rand(2, 3, 128, 128)
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+found, maps = [], []
+for limit in json.loads(sys.argv[1]):
+    open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+    start = psutil.Process().memory_info().rss
+    explain = pl.SmoothGrad(n_samples=16, estimator=pl.Factored(group=4) if limit > 200 else pl.Mean())
+    a = explain(pl.TorchModel(net, memory_limit=f"{limit}MiB"), x, 0)
+    maps.append(pl.SmoothGrad(n_samples=16)(pl.TorchModel(net, memory_limit=f"{limit}MiB"), x, 0).scores)
+    off = float((maps[-1] - maps[0]).abs().max() / maps[0].abs().max())
+    found.append([peak() - start, a.memory.measured, a.memory.predicted, a.recipe.run["micro_batch"], off])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads the peak of the process from /proc")
+def test_the_real_peak_of_a_process_stays_under_the_limit():
+    limits = [140, 180, 260, 420]  # the tightest first, while nothing is warm
+    command = [sys.executable, "-c", LIMITS, json.dumps(limits)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = json.loads(output)
+    for limit, (peak, measured, predicted, _, off) in zip(limits, found, strict=True):
+        assert 10 * MIB < peak <= limit * MIB
+        assert predicted <= limit * MIB
+        assert measured <= limit * MIB
+        assert off <= 1e-5
+    rows = [each[3] for each in found]
+    assert rows == sorted(rows)
+    assert rows[0] < rows[-1]
+
+
+def test_a_network_on_several_devices_shares_the_limit():
+    x = uniform(1, 3, 224, 224)
+    rows = [limited("300MiB", micro_batch=64, device=device).rows(x, maps=1) for device in ("cpu", ("cpu", "cpu"))]
+    assert abs(rows[0] - rows[1]) <= 1
+
+
+def test_a_double_network_is_predicted_with_its_unfolded_inputs():
+    net = nn.Sequential(nn.Conv2d(3, 4, 7), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    single, double = (
+        pl.TorchModel(net.to(dtype)).predicted_peak(uniform(1, 3, 64, 64, dtype=dtype), 32)
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert double - single > 32 * 3 * 49 * 58 * 58 * 8
+
+
+def test_calls_within_a_call_are_predicted_but_not_told():
+    """Such as the test of the precision, whose samples run in float32 too."""
+    x = uniform(1, 3, 224, 224)
+    with limited("2GiB").undisturbed(pl.Key.named("x")) as quiet, quiet.watched(1) as watch:
+        told = []
+        watch.tell = told.append
+        with quiet.undisturbed(pl.Key.named("y")) as apart:
+            apart.rows(x, together=12, maps=1)
+        assert watch.predicted == quiet.predicted_peak(x, 12, together=12)
+        assert told == []
+        quiet.rows(x, maps=1)
+        assert told == [watch.predicted]
+
+
+def test_the_graph_of_two_backward_passes_is_predicted_to_take_more():
+    model, x = limited(None), uniform(1, 3, 224, 224)
+    assert model.predicted_peak(x, 12, together=6) > model.predicted_peak(x, 12)
+
+
+def test_inputs_are_taken_as_the_model_would_place_them():
+    model = pl.TorchModel(conv_net(dtype=torch.float64))
+    x = uniform(1, 3, 64, 64)
+    assert model.predicted_peak(x, 4) == model.predicted_peak(pl.Input(x.double()), 4)
