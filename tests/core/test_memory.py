@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tests.oracles import Constant, conv_net, uniform
 from torch import nn
 
 import pellucid as pl
-from pellucid.core.memory import ResidentPeak, bytes_of, in_mib
+from pellucid.core.memory import _SLACK, ResidentPeak, bytes_of, in_mib
 
 MIB = 2**20
 CPU = torch.device("cpu")
@@ -268,8 +269,28 @@ def test_calls_within_a_call_are_predicted_but_not_told():
 
 
 def test_the_graph_of_two_backward_passes_is_predicted_to_take_more():
+    """By the graph that waits, and by four arrays like the rows: plain and factored maps lie beside each other."""
     model, x = limited(None), uniform(1, 3, 224, 224)
-    assert model.predicted_peak(x, 12, together=6) > model.predicted_peak(x, 12)
+    more = model.predicted_peak(x, 12, together=6) - model.predicted_peak(x, 12)
+    [found] = model.budget.footprints.values()
+    waiting = found.live(12, kept=True) - found.live(12, kept=False)
+    assert waiting > 0
+    assert more == pytest.approx(_SLACK * (waiting + 4 * 12 * x.nbytes), rel=1e-6)
+
+
+def test_no_heap_is_kept_under_a_limit(monkeypatch):
+    kept = []
+
+    @contextmanager
+    def keeping(device):
+        kept.append(device)
+        yield
+
+    monkeypatch.setattr("pellucid.core.model.kept_heap", keeping)
+    limited("1GiB").predict(uniform(1, 3, 9, 9))
+    assert kept == []
+    limited(None).predict(uniform(1, 3, 9, 9))
+    assert kept == [CPU]
 
 
 def test_inputs_are_taken_as_the_model_would_place_them():

@@ -83,6 +83,13 @@ def test_whole_groups_go_to_one_device(estimator):
     assert all(size % estimator.group == 0 for size in sizes if size > 2)
 
 
+def test_the_norms_of_all_networks_are_folded():
+    with pl.TorchModel(conv_net(), device=TWO).undisturbed(pl.Key.named("x")) as quiet:
+        with quiet.quick(X):
+            assert all("forward" in vars(net[1]) for net in quiet.replicas.nets)
+        assert not any("forward" in vars(net[1]) for net in quiet.replicas.nets)
+
+
 def test_rows_grow_by_the_number_of_devices():
     one, two = pl.TorchModel(conv_net()), pl.TorchModel(conv_net(), device=TWO)
     for shape in ((3, 224, 224), (5,)):

@@ -120,6 +120,11 @@ def test_the_round_in_which_everything_warms_up_does_not_count():
     assert (first.seconds, first.rounds) == (pytest.approx(0.01), 7)
 
 
+def test_the_first_round_does_not_count_where_there_is_time_for_one_more_only():
+    found = Bench(lambda rows, precision, times: 4.5 if times == 1 else 4.0).tuned([2, 4])
+    assert found.timings == (Timing(2, "a", 2.0, 1),)
+
+
 def test_one_slow_round_does_not_decide():
     bench = Bench(lambda rows, precision, times: 0.02 if (rows, times) == (2, 3) else 0.001 * rows * (2 - (rows == 2)))
     assert bench.tuned([2, 4]).micro_batch == 2
