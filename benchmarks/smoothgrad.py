@@ -1,13 +1,12 @@
-"""SmoothGrad by pellucid, Captum, PAIR saliency and Zennit: the signed gradient, the same sigma, one machine.
+"""How fast and how exact pellucid's SmoothGrad is beside Captum, PAIR saliency, Zennit and a bare loop.
 
 `make bench` runs everything (under 15 minutes on two cores) and writes the tables into benchmarks/README.md; `--quick`
-(3 minutes) prints them only. Contenders take turns within each round, and what is told of two is the median of the
-rounds' ratios with the least and the largest. Peak memory is that of a process of its own for each contender.
+(3 minutes) prints them only. Every contender has a process of its own; they take turns within each round, and what is
+told of two is the median of the rounds' ratios with the least and the largest.
 """
 
 import argparse
 import copy
-import json
 import os
 import platform
 import subprocess
@@ -15,12 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
-from networks import PHOTOS, cifar_pictures, cifar_resnet, let_torchvision_import, resnet50
+from contenders import ESTIMATORS, LEVEL, Contender, N, Worker, best_batch, case_of, photos
 from PIL import Image
 from torch import Tensor, nn
 
@@ -28,206 +27,85 @@ import pellucid as pl
 from pellucid.core.heap import kept_heap
 
 README = Path(__file__).with_name("README.md")
-LEVEL, N = 0.15, 50
-CAPTUM_BATCHES = (2, 4, 8, 12, 24)
-GRID = (4, 6, 8, 12, 16, 24, 30, 36, 42, 48, 54, 60, 72, 96)
-
-Explain = Callable[[], Tensor]
-"""One map of one input."""
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A network and one input, what is explained, and how the network is cut into a fair contest."""
-
-    name: str
-    net: nn.Module
-    x: Tensor
-    target: int
-
-    @property
-    def sigma(self) -> float:
-        """The noise of every contender."""
-        return LEVEL * float(self.x.max() - self.x.min())
-
-
-# --- the contenders ----------------------------------------------------------------------------------------------
-
-
-def pellucid(case: Case, n: int = N, estimator: pl.Estimator | None = None, **model: object) -> Explain:
-    """Our own, with its defaults."""
-    wrapped = pl.TorchModel(case.net, **model)  # type: ignore[arg-type]
-    explain = pl.SmoothGrad(n_samples=n, noise_level=LEVEL, estimator=estimator or pl.Mean())
-    return lambda: explain(wrapped, case.x, case.target).scores
-
-
-def captum(case: Case, n: int = N, batch: int | None = None, *, bf16: bool = False) -> Explain:
-    """Captum's NoiseTunnel over Saliency; with `bf16` its caller also uses channels_last and autocast."""
-    from captum.attr import NoiseTunnel, Saliency
-
-    net = copy.deepcopy(case.net).to(memory_format=torch.channels_last) if bf16 else case.net
-    tunnel = NoiseTunnel(Saliency(net))
-    x = case.x.contiguous(memory_format=torch.channels_last) if bf16 else case.x
-
-    def run() -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            return tunnel.attribute(
-                x.clone(), target=case.target, abs=False, nt_type="smoothgrad", nt_samples=n,
-                nt_samples_batch_size=batch, stdevs=case.sigma,
-            )  # fmt: skip
-
-    return run
-
-
-def pair(case: Case, n: int = N) -> Explain:
-    """PAIR's GradientSaliency.GetSmoothedMask, signed."""
-    import saliency.core as saliency
-
-    def call(images: np.ndarray, call_model_args: object, expected_keys: object) -> dict[str, np.ndarray]:
-        x = torch.from_numpy(np.asarray(images, dtype=np.float32)).requires_grad_()
-        [gradient] = torch.autograd.grad(case.net(x)[:, case.target].sum(), x)
-        return {saliency.INPUT_OUTPUT_GRADIENTS: gradient.numpy()}
-
-    image = case.x[0].numpy()
-    method = saliency.GradientSaliency()
-    return lambda: torch.from_numpy(
-        method.GetSmoothedMask(image, call, stdev_spread=LEVEL, nsamples=n, magnitude=False)
-    )
-
-
-def zennit(case: Case, n: int = N) -> Explain:
-    """Zennit's SmoothGrad."""
-    let_torchvision_import()
-    from zennit.attribution import SmoothGrad
-
-    def run() -> Tensor:
-        with SmoothGrad(noise_level=LEVEL, n_iter=n, model=case.net) as attributor:
-            one_hot = torch.nn.functional.one_hot(torch.tensor([case.target]), case.net(case.x).shape[1]).float()
-            return attributor(case.x.clone(), one_hot)[1]
-
-    return run
-
-
-def bare(case: Case, n: int = N, batch: int = 4) -> Explain:
-    """The loop that anybody writes: randn, add, gradient, sum; frozen parameters and channels_last."""
-    net = copy.deepcopy(case.net).to(memory_format=torch.channels_last).requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
-
-    def run() -> Tensor:
-        total = torch.zeros_like(case.x[0])
-        for start in range(0, n, batch):
-            noise = torch.randn((min(batch, n - start), *case.x.shape[1:]), generator=generator)
-            copies = (case.x + case.sigma * noise).contiguous(memory_format=torch.channels_last).requires_grad_()
-            total += torch.autograd.grad(net(copies)[:, case.target].sum(), copies)[0].sum(0)
-        return total / n
-
-    return run
-
+LITE0 = "EfficientNet-Lite0"
+NETWORKS = (LITE0, "ResNet-50", "ResNet-56")
+BATCHES = (4, 8, 12, 24)
+GRID = (4, 6, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80)
+SHOWN = (8, 16, 48)
 
 # --- measuring ---------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Times:
-    """Seconds of each contender, one for each round."""
+class Contest:
+    """Contenders that take turns; the order turns by one each round, so that none always follows the same."""
 
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    def __init__(self, contenders: dict[str, Contender]) -> None:
+        self._stack = ExitStack()
+        self.workers = {name: self._stack.enter_context(Worker(one)) for name, one in contenders.items()}
+
+    def run(self, rounds: int) -> "Contest":
+        """So many rounds, after which the processes end."""
+        names = list(self.workers)
+        with self._stack:
+            for turn in range(rounds):
+                for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                    self.workers[name].run()
+        return self
 
     def median(self, name: str) -> float:
         """The median seconds of a contender."""
-        return float(np.median(self.seconds[name]))
+        return float(np.median(self.workers[name].seconds))
+
+    def ratios(self, slower: str, faster: str) -> np.ndarray:
+        """How many times faster in each round."""
+        return np.array(self.workers[slower].seconds) / np.array(self.workers[faster].seconds)
 
     def ratio(self, slower: str, faster: str) -> str:
-        """How many times faster, median and range of the rounds' ratios."""
-        ratios = np.array(self.seconds[slower]) / np.array(self.seconds[faster])
-        return f"{np.median(ratios):.2f} ({ratios.min():.2f}-{ratios.max():.2f})"
+        """How many times faster: median, and the range of the rounds."""
+        return _spread(self.ratios(slower, faster))
 
 
-def contest(contenders: dict[str, Explain], rounds: int, warm: bool = True) -> Times:
-    """Each contender once a round, in turn; the order turns by one each round, so that none always follows the same."""
-    times = Times({name: [] for name in contenders})
-    if warm:
-        for run in contenders.values():
-            run()
-    names = list(contenders)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.perf_counter()
-            contenders[name]()
-            times.seconds[name].append(time.perf_counter() - start)
-    return times
-
-
-def best_batch(case: Case, *, bf16: bool) -> int:
-    """Captum's fastest batch size on this machine."""
-    found = contest({str(b): captum(case, 24, b, bf16=bf16) for b in CAPTUM_BATCHES}, 2)
-    return int(min(found.seconds, key=found.median))
-
-
-def peak(case: str, contender: str) -> float:
-    """MiB that one run adds to the process, in a process of its own."""
-    command = [sys.executable, __file__, "--peak", case, contender]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return float(json.loads(output.splitlines()[-1]))
-
-
-def resident(key: str) -> int:
-    """Bytes resident now (VmRSS) or at most so far (VmHWM)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("The peak of memory is read from /proc, which this system does not have.")
-
-
-def case_of(name: str) -> Case:
-    """The case of that name."""
-    if name == "ResNet-56":
-        net, x = cifar_resnet(56), cifar_pictures(1)
-    elif name == "ResNet-50":
-        net, x = resnet50(), photos([0])[0]
-    else:
-        net, x = pl.load("efficientnet-lite0").net, photos([0])[0]
-    with torch.no_grad():
-        return Case(name, net, x, int(net(x).argmax()))
-
-
-def photos(indices: Sequence[int]) -> list[Tensor]:
-    """Photos of the validation set as EfficientNet-Lite0 takes them."""
-    files = sorted(PHOTOS.iterdir())
-    model = pl.load("efficientnet-lite0")
-    return [model.read(files[i]).tensor for i in indices]
-
-
-def contenders_of(case: Case, captum_batch: int, captum_bf16_batch: int) -> dict[str, Explain]:
-    """All of them at equal samples."""
-    return {
-        "pellucid": pellucid(case),
-        "pellucid bf16": pellucid(case, precision="bfloat16"),
-        "Captum default": captum(case),
-        f"Captum, batch {captum_batch}": captum(case, batch=captum_batch),
-        f"Captum, batch {captum_bf16_batch}, channels_last + bf16": captum(case, batch=captum_bf16_batch, bf16=True),
-        "PAIR saliency": pair(case),
-        "Zennit": zennit(case),
-    }
+def _spread(ratios: np.ndarray) -> str:
+    return f"{np.median(ratios):.2f} ({ratios.min():.2f}-{ratios.max():.2f})"
 
 
 # --- the tables --------------------------------------------------------------------------------------------------
 
 
-def equal_samples(rounds: int) -> Iterator[str]:
-    """Seconds, ratios and memory with n = 50 on three networks."""
-    for name in ("EfficientNet-Lite0", "ResNet-50", "ResNet-56"):
-        case = case_of(name)
-        batches = best_batch(case, bf16=False), best_batch(case, bf16=True)
-        contenders = contenders_of(case, *batches)
-        times = contest(contenders, rounds)
-        yield f"\n**{name}**, {case.x.shape[2]} x {case.x.shape[3]}, n = {N}\n"
-        yield "| | seconds | times pellucid's fp32 | times pellucid's bf16 | peak MiB added |\n|---|--:|--:|--:|--:|"
-        for contender in contenders:
-            ratios = f"{times.ratio(contender, 'pellucid')} | {times.ratio(contender, 'pellucid bf16')}"
-            memory = peak(name, contender.replace("Captum, batch ", "captum:")) if name != "ResNet-56" else None
-            shown = "" if memory is None else f"{memory:.0f}"
-            yield f"| {contender} | {times.median(contender):.2f} | {ratios} | {shown} |"
+def equal_samples(names: Sequence[str], rounds: int) -> Iterator[str]:
+    """Seconds, ratios and memory with n = 50."""
+    for name in names:
+        batch, half_batch = (best_batch(Contender(name, "captum", n=24, bf16=b), BATCHES) for b in (False, True))
+        contenders = {
+            "pellucid": Contender(name, "pellucid"),
+            "pellucid, bf16": Contender(name, "pellucid", bf16=True),
+            "Captum default": Contender(name, "captum"),
+            f"Captum, batch {batch}": Contender(name, "captum", batch=batch),
+            f"Captum, batch {half_batch}, its caller with channels_last + bf16": Contender(
+                name, "captum", batch=half_batch, bf16=True
+            ),
+            "PAIR saliency": Contender(name, "pair"),
+            "Zennit": Contender(name, "zennit"),
+        }
+        contest = Contest(contenders).run(rounds if name != "ResNet-50" else -(-rounds // 2))
+        side = 32 if name == "ResNet-56" else 224
+        yield f"\n**{name}**, {side} x {side}, n = {N}\n"
+        yield "| | seconds | times pellucid's | times pellucid's in bf16 | peak MiB added |\n|---|--:|--:|--:|--:|"
+        for contender, worker in contest.workers.items():
+            ratios = f"{contest.ratio(contender, 'pellucid')} | {contest.ratio(contender, 'pellucid, bf16')}"
+            yield f"| {contender} | {contest.median(contender):.2f} | {ratios} | {worker.peak:.0f} |"
+
+
+def memory() -> Iterator[str]:
+    """Peaks at the same micro-batch."""
+    yield "\n| peak MiB added, n = 50 | micro-batch 4 | 12 | 24 |\n|---|--:|--:|--:|"
+    for name in (LITE0, "ResNet-50"):
+        for who in ("pellucid", "captum"):
+            peaks = []
+            for batch in (4, 12, 24):
+                with Worker(Contender(name, who, batch=batch)) as worker:
+                    peaks.append(worker.peak)
+            yield f"| {name}, {who} | " + " | ".join(f"{peak:.0f}" for peak in peaks) + " |"
 
 
 def relative(map_: Tensor, halves: tuple[Tensor, Tensor]) -> float:
@@ -238,86 +116,77 @@ def relative(map_: Tensor, halves: tuple[Tensor, Tensor]) -> float:
 
 def equal_error(indices: Sequence[int], reference: int, rounds: int) -> Iterator[str]:
     """How long pellucid's estimators take to the error of the plain mean with n = 50 and with n = 300."""
-    case = case_of("EfficientNet-Lite0")
-    model = pl.TorchModel(case.net)
+    model = pl.TorchModel(pl.load("efficientnet-lite0").net)
     inputs = photos(indices)
     targets = [int(model.predict(x).outputs.argmax()) for x in inputs]
 
-    def explain(x: Tensor, target: int, n: int, estimator: pl.Estimator, seed: int = 0) -> pl.Attribution:
-        return pl.SmoothGrad(n_samples=n, noise_level=LEVEL, estimator=estimator, seed=seed)(model, x, target)
-
     halves = []
     for x, target in zip(inputs, targets, strict=True):
-        pair_ = [explain(x, target, reference // 2, pl.Mean(), seed).scores[0].double() for seed in (1000, 1001)]
-        halves.append((pair_[0], pair_[1]))
+        both = [pl.SmoothGrad(n_samples=reference // 2, noise_level=LEVEL, seed=seed) for seed in (1000, 1001)]
+        a, b = (explain(model, x, target).scores[0].double() for explain in both)
+        halves.append((a, b))
 
-    def error(n: int, estimator: pl.Estimator) -> tuple[float, float]:
+    def error(n: int, estimator: pl.Estimator, model: pl.TorchModel = model) -> tuple[float, float]:
         """Median squared error over the photos, and the median of true over estimated error."""
-        found = [explain(x, t, n, estimator) for x, t in zip(inputs, targets, strict=True)]
+        explain = pl.SmoothGrad(n_samples=n, noise_level=LEVEL, estimator=estimator)
+        found = [explain(model, x, t) for x, t in zip(inputs, targets, strict=True)]
         true = np.array([relative(a.scores[0].double(), h) for a, h in zip(found, halves, strict=True)])
         estimated = np.array([float(a.estimated_error) for a in found])
         return float(np.median(true)), float(np.median(np.sqrt(np.maximum(true, 0)) / estimated))
 
-    plain = {n: error(n, pl.Mean())[0] for n in (50, 300)}
-    estimators = {"Shrunk(Factored())": pl.Shrunk(pl.Factored()), "Combined()": pl.Combined(), "Shrunk()": pl.Shrunk()}
-    yield f"\n{len(inputs)} photos, reference of 2 x {reference // 2} samples of other seeds; squared error, median:\n"
-    yield "| n | plain mean | " + " | ".join(estimators) + " |\n|--:|--:|" + "--:|" * len(estimators)
-    curves: dict[str, dict[int, float]] = {name: {} for name in estimators}
+    plain = {n: error(n, pl.Mean())[0] for n in (*SHOWN, 50, 300)}
+    quick = pl.TorchModel(model.net, precision="bfloat16")
+    best, *others = [name for name in ESTIMATORS if name != "pellucid"]
+    columns = [best, f"{best}, bf16", *others]
+    yield f"\n{len(inputs)} photos, reference of 2 x {reference // 2} samples of other seeds. Squared error, median;"
+    yield "in brackets true / estimated error, median:\n"
+    yield "| n | plain mean | " + " | ".join(columns) + " |\n|--:|--:|" + "--:|" * len(columns)
+    curves: dict[bool, dict[int, float]] = {False: {}, True: {}}
     for n in GRID:
         cells = []
-        for name, estimator in estimators.items():
-            if name != "Shrunk(Factored())" and n not in (8, 16, 48):
-                cells.append("")
-                continue
-            curves[name][n], calibration = error(n, estimator)
-            cells.append(f"{curves[name][n]:.3f} (true / estimated {calibration:.2f})")
-        yield (
-            f"| {n} | {error(n, pl.Mean())[0]:.2f} | " + " | ".join(cells) + " |"
-            if n in (8, 16, 48)
-            else (f"| {n} | | " + " | ".join(cells) + " |")
-        )
-    yield f"| 50 | {plain[50]:.3f} | | | |\n| 300 | {plain[300]:.3f} | | | |"
+        for bf16, curve in curves.items():
+            curve[n], calibration = error(n, ESTIMATORS[best], quick if bf16 else model)
+            cells.append(f"{curve[n]:.3f} ({calibration:.2f})")
+        cells += ["{:.3f} ({:.2f})".format(*error(n, ESTIMATORS[o])) if n in SHOWN else "" for o in others]
+        yield f"| {n} | {f'{plain[n]:.2f}' if n in plain else ''} | " + " | ".join(cells) + " |"
+    for n in (50, 300):
+        yield f"| {n} | {plain[n]:.3f} |" + " |" * len(columns)
 
-    best = curves["Shrunk(Factored())"]
-    needed = {n: min((m for m in best if best[m] <= plain[n]), default=None) for n in plain}
-    yield "\n| the error of the plain mean with | squared | pellucid takes | Captum default takes | Captum best takes |"
-    yield "|---|--:|--:|--:|--:|"
-    batch = best_batch(case, bf16=False)
-    for n, samples in needed.items():
-        if samples is None:
-            yield f"| n = {n} | {plain[n]:.3f} | not reached | | |"
-            continue
-        runs = contest(
-            {"ours": pellucid(case, samples, estimators["Shrunk(Factored())"]), "default": captum(case),
-             "best": captum(case, batch=batch)}, rounds,
-        )  # fmt: skip
-        times = n / N  # Captum holds all copies at once by default: 300 do not fit, so it is called n / 50 times
-        ratios = [np.array(runs.seconds[peer]) * times / np.array(runs.seconds["ours"]) for peer in ("default", "best")]
-        shown = [f"{np.median(r):.1f} ({r.min():.1f}-{r.max():.1f}) times as long" for r in ratios]
-        yield f"| n = {n} | {plain[n]:.3f} | {samples}, {runs.median('ours'):.2f} s | {shown[0]} | {shown[1]} |"
+    batch = best_batch(Contender(LITE0, "captum", n=24), BATCHES)
+    peers = {"default": Contender(LITE0, "captum"), "best": Contender(LITE0, "captum", batch=batch)}
+    for n in (50, 300):
+        yield f"\nTo the error of the plain mean with n = {n}, squared {plain[n]:.3f}:\n"
+        yield f"| {best} | samples | seconds | Captum default takes | Captum, batch {batch}, takes |"
+        yield "|---|--:|--:|--:|--:|"
+        needed = {b: min((m for m in c if c[m] <= plain[n]), default=None) for b, c in curves.items()}
+        ours = {b: Contender(LITE0, best, n=m, bf16=b) for b, m in needed.items() if m is not None}
+        contest = Contest({**{str(b): one for b, one in ours.items()}, **peers}).run(rounds)
+        for bf16, one in ours.items():
+            # By default Captum holds all copies at once, and 300 do not fit: it is called n / 50 times.
+            cells = [f"{_spread(n / N * contest.ratios(peer, str(bf16)))} times as long" for peer in peers]
+            name = "bfloat16" if bf16 else "float32"
+            yield f"| {name} | {one.n} | {contest.median(str(bf16)):.2f} | {' | '.join(cells)} |"
 
 
 def engine(rounds: int) -> Iterator[str]:
     """The whole call against the bare loop."""
-    yield "\n| | bare loop, s | pellucid, s | pellucid over the bare loop |\n|---|--:|--:|--:|"
-    for name in ("EfficientNet-Lite0", "ResNet-56"):
-        case = case_of(name)
-        rows = pl.TorchModel(case.net).rows(case.x)
-        loop = min((4, rows), key=lambda b: contest({"b": bare(case, N, b)}, 2).median("b"))
-        times = contest({"bare": bare(case, N, loop), "pellucid": pellucid(case)}, rounds)
-        seconds = " | ".join(f"{times.median(key):.3f}" for key in ("bare", "pellucid"))
-        yield f"| {name}, n = {N} | {seconds} | {times.ratio('pellucid', 'bare')} |"
+    yield "\n| n = 50 | bare loop, s | pellucid, s | pellucid over the bare loop |\n|---|--:|--:|--:|"
+    for name, batches in ((LITE0, (4, 6)), ("ResNet-56", (24, 50))):
+        loops = {f"loop {b}": Contender(name, "bare loop", batch=b) for b in batches}
+        contest = Contest({**loops, "pellucid": Contender(name, "pellucid")}).run(rounds)
+        best = min(loops, key=contest.median)
+        row = f"| {name}, {best.replace('loop', 'the loop with batch')} | {contest.median(best):.3f}"
+        yield f"{row} | {contest.median('pellucid'):.3f} | {contest.ratio('pellucid', best)} |"
 
 
 def growth(rounds: int) -> Iterator[str]:
     """How the cost grows with samples, batch and image size."""
-    case = case_of("EfficientNet-Lite0")
+    case = case_of(LITE0)
     model = pl.TorchModel(case.net)
     yield "\n| | seconds | a sample, ms |\n|---|--:|--:|"
 
     def row(what: str, x: Tensor, n: int) -> str:
-        run = lambda: pl.SmoothGrad(n_samples=n)(model, x, case.target)  # noqa: E731
-        seconds = contest({"run": run}, rounds).median("run")  # type: ignore[dict-item]
+        seconds = _fastest(lambda: pl.SmoothGrad(n_samples=n)(model, x, case.target), rounds)
         return f"| {what} | {seconds:.2f} | {1000 * seconds / (n * len(x)):.1f} |"
 
     for n in (1, 10, 50, 200):
@@ -328,32 +197,46 @@ def growth(rounds: int) -> Iterator[str]:
         yield row(f"{side} x {side}, n = 16", torch.nn.functional.interpolate(case.x, side), 16)
 
 
+def _fastest(run: Callable[[], object], rounds: int) -> float:
+    run()
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
 def command_line(rounds: int) -> Iterator[str]:
     """`pellucid --help`, and from photo to picture, against `import torch` and the bare loop."""
     program = str(Path(sys.executable).parent / "pellucid")
-    with tempfile.TemporaryDirectory() as folder:
+    words = {
+        "help": [program, "--help"],
+        "torch": [sys.executable, "-c", "import torch"],
+        "plain": [program, "explain", "cat.png", "--force", "--samples", "50", "--estimator", "mean"],
+        "photo": [program, "explain", "cat.png", "--force"],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in (*words, "bare")}
+    with tempfile.TemporaryDirectory() as folder, Worker(Contender(LITE0, "bare loop", batch=4)) as bare:
         from skimage import data
 
         Image.fromarray(data.chelsea()).save(Path(folder) / "cat.png")
-
-        def command(*words: str) -> Explain:
-            return lambda: subprocess.run(words, cwd=folder, check=True, capture_output=True)  # type: ignore[return-value]
-
-        photo = command(program, "explain", "cat.png", "--force", "--samples", "50", "--estimator", "mean")
-        runs = {
-            "help": command(program, "--help"),
-            "torch": command(sys.executable, "-c", "import torch"),
-            "photo": photo,
-        }
-        runs["bare"] = bare(case_of("EfficientNet-Lite0"))
-        times = contest(runs, rounds)
-    seconds = {name: np.array(values) for name, values in times.seconds.items()}
-    help_, whole = seconds["help"] / seconds["torch"], seconds["photo"] / (seconds["torch"] + seconds["bare"])
+        for turn in range(rounds + 1):
+            for name, command in words.items():
+                start = time.perf_counter()
+                subprocess.run(command, cwd=folder, check=True, capture_output=True)
+                if turn:  # the first round fills the file system's cache
+                    seconds[name].append(time.perf_counter() - start)
+            if turn:
+                seconds["bare"].append(bare.run())
+    taken = {name: np.array(values) for name, values in seconds.items()}
+    both = taken["torch"] + taken["bare"]
     yield "\n| | seconds | ratio |\n|---|--:|--:|"
-    yield f"| `import torch` | {times.median('torch'):.2f} | |"
-    yield f"| `pellucid --help` | {times.median('help'):.2f} | {np.median(help_):.2f} of `import torch` |"
-    share = f"{np.median(whole):.2f} of `import torch` + bare loop"
-    yield f"| photo to picture, n = 50 | {times.median('photo'):.2f} | {share} |"
+    yield f"| `import torch` | {np.median(taken['torch']):.2f} | |"
+    yield f"| `pellucid --help` | {np.median(taken['help']):.2f} | {_spread(taken['help'] / taken['torch'])} of that |"
+    for name, what in (("plain", "with --estimator mean"), ("photo", "by default")):
+        ratio = f"{_spread(taken[name] / both)} of `import torch` + bare loop"
+        yield f"| photo to picture, n = 50, {what} | {np.median(taken[name]):.2f} | {ratio} |"
 
 
 def machine(rounds: int) -> Iterator[str]:
@@ -369,19 +252,20 @@ def machine(rounds: int) -> Iterator[str]:
     for dtype in (torch.float32, torch.bfloat16):
         image, convolution = x.to(dtype), copy.deepcopy(layer).to(dtype)
         with torch.no_grad(), kept_heap(torch.device("cpu")):
-            run = lambda image=image, convolution=convolution: convolution(image)  # noqa: E731
-            peaks.append(work / min(contest({"run": run}, 40 * rounds).seconds["run"]) / 1e9)
+            run = lambda image=image, convolution=convolution: convolution(image)  # noqa: E731  # bound now
+            peaks.append(work / _fastest(run, 40 * rounds) / 1e9)
     yield f"| one 3 x 3 convolution, 256 channels | {peaks[0]:.0f} | {peaks[1]:.0f} |"
-    for name in ("EfficientNet-Lite0", "ResNet-50"):
+    for name in (LITE0, "ResNet-50"):
         case = case_of(name)
         with FlopCounterMode(display=False) as counter:
             leaf = case.x.clone().requires_grad_()
             torch.autograd.grad(copy.deepcopy(case.net).requires_grad_(False)(leaf.clone())[:, 0].sum(), leaf)
         flops = counter.get_total_flops() * N
-        times = contest({"a": pellucid(case), "b": pellucid(case, precision="bfloat16")}, rounds)
-        rates = [flops / times.median(key) / 1e9 for key in "ab"]
+        contest = Contest({bf16: Contender(name, "pellucid", bf16=bf16 == "half") for bf16 in ("single", "half")})
+        contest.run(rounds)
+        rates = [flops / contest.median(key) / 1e9 for key in ("single", "half")]
         shares = [f"{rate:.0f} ({rate / best:.0%})" for rate, best in zip(rates, peaks, strict=True)]
-        yield f"| {name}, n = {N} | {' | '.join(shares)} |"
+        yield f"| {name}, n = {N}, the whole call | {' | '.join(shares)} |"
 
 
 def _processor() -> str:
@@ -391,24 +275,23 @@ def _processor() -> str:
 
 
 def main() -> None:
-    """Run the benchmark, or one contender for its peak of memory."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and photos; nothing is written")
-    parser.add_argument("--peak", nargs=2, metavar=("CASE", "CONTENDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.peak:
-        print(json.dumps(_peak_of(*options.peak)))
-        return
     rounds = 2 if options.quick else 5
-    indices = range(10, 650, 160) if options.quick else range(10, 650, 50)  # none of them was used for tuning
+    indices = range(10, 650, 160) if options.quick else range(10, 650, 52)  # none of them was used for tuning
     parts = {
         "machine": lambda: machine(rounds),
-        "equal samples": lambda: equal_samples(rounds),
+        "equal samples": lambda: equal_samples((LITE0,) if options.quick else NETWORKS, rounds),
+        "memory": memory,
         "equal error": lambda: equal_error(indices, 200 if options.quick else 1000, rounds),
         "engine": lambda: engine(2 * rounds),
-        "growth": lambda: growth(rounds),
+        "growth": lambda: growth(3),
         "command line": lambda: command_line(rounds),
     }
+    if options.quick:
+        del parts["memory"], parts["growth"]
     started = time.monotonic()
     text = README.read_text()
     for name, part in parts.items():
@@ -417,25 +300,12 @@ def main() -> None:
         for line in part():
             print(line, flush=True)
             lines.append(line)
+        print(f"({time.monotonic() - started:.0f} s)", flush=True)
         start, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
         before, _, rest = text.partition(start)
         text = before + start + "\n".join(lines).strip("\n") + "\n" + end + rest.partition(end)[2]
-    print(f"\n{time.monotonic() - started:.0f} s")
     if not options.quick:
         README.write_text(text)
-
-
-def _peak_of(name: str, contender: str) -> float:
-    case = case_of(name)
-    if contender.startswith("captum:"):
-        batch, _, rest = contender.removeprefix("captum:").partition(",")
-        run = captum(case, batch=int(batch), bf16=bool(rest))
-    else:
-        makers = {"pellucid": pellucid, "Captum default": captum, "PAIR saliency": pair, "Zennit": zennit}
-        run = pellucid(case, precision="bfloat16") if contender == "pellucid bf16" else makers[contender](case)
-    before = resident("VmRSS")
-    run()
-    return (resident("VmHWM") - before) / 2**20
 
 
 if __name__ == "__main__":

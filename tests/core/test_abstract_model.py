@@ -10,19 +10,19 @@ SUM = pl.FunctionModel(lambda rows: rows.sum(1), output="regression")
 
 def test_rows_that_cannot_be_parted_are_not():
     model = pl.TorchModel(conv_net())
-    assert model.rows(torch.empty(1, 3, 224, 224), together=6) == 6
-    assert model.rows(torch.empty(1, 3, 224, 224), together=3) == 4
+    assert model.rows(torch.empty(1, 3, 224, 224), together=8) == 8
+    assert model.rows(torch.empty(1, 3, 224, 224), together=3) == 6
 
 
 def test_what_a_call_asked_for_is_what_the_recipe_records():
-    """Else a recipe of groups of 6 would be run again with 4 rows at once, and refused."""
+    """Else a recipe of groups of 8 would be run again with 6 rows at once, and refused."""
     with pl.TorchModel(conv_net()).undisturbed(pl.Key.named("x")) as quiet:
         x = quiet.place(uniform(1, 3, 224, 224))
-        assert quiet.run(x)["micro_batch"] == 4
-        quiet.rows(x, together=6)
         assert quiet.run(x)["micro_batch"] == 6
+        quiet.rows(x, together=8)
+        assert quiet.run(x)["micro_batch"] == 8
         with quiet.undisturbed(pl.Key.named("y")) as apart:
-            assert apart.run(x)["micro_batch"] == 4, "each call counts its own"
+            assert apart.run(x)["micro_batch"] == 6, "each call counts its own"
 
 
 @pytest.mark.doors

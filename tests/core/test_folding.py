@@ -4,6 +4,7 @@ from tests.oracles import uniform
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
+import pellucid as pl
 from pellucid.core.folding import find_pairs, folded
 
 
@@ -151,3 +152,20 @@ def test_signals_and_volumes_fold_as_pictures_do(dimensions):
     expected = net(x)
     with folded(pairs):
         torch.testing.assert_close(net(x), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_rounding_in_bfloat16_hides_no_pair():
+    """Autocast rounds the outputs by far more than folding changes them."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net[1].running_mean.fill_(0.3)
+    net[1].running_var.fill_(2.0)
+    x = uniform(1, 3, 9, 9)
+    for precision in (None, "bfloat16"):
+        a = pl.SmoothGrad(n_samples=2)(pl.TorchModel(net, precision=precision), x, 0)
+        assert a.recipe.run["folded"] == 1
+
+
+def test_where_outputs_are_too_rough_to_be_compared_nothing_is_folded():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).bfloat16()
+    a = pl.SmoothGrad(n_samples=2)(pl.TorchModel(net), uniform(1, 3, 9, 9), 0)
+    assert a.recipe.run["folded"] == 0

@@ -45,9 +45,11 @@ def test_a_buffer_that_the_network_replaces_comes_back():
 
 def test_micro_batch_follows_a_rule_of_the_shape():
     model = pl.TorchModel(Constant())
-    assert model.rows(torch.empty(1, 3, 224, 224)) == 4
-    assert model.rows(torch.empty(1, 3, 112, 112)) == 16
+    assert model.rows(torch.empty(1, 3, 224, 224)) == 6
+    assert model.rows(torch.empty(1, 3, 112, 112)) == 24
     assert model.rows(torch.empty(1, 3, 2000, 2000)) == 2
+    assert model.rows(torch.empty(1, 3, 224, 224).double()) == 3, "as many bytes"
+    assert pl.TorchModel(Constant(), precision="bfloat16").rows(torch.empty(1, 3, 224, 224)) == 12
     assert model.rows(torch.empty(1, 5)) == 512
     assert pl.TorchModel(Constant(), micro_batch=1).rows(torch.empty(1, 5)) == 1
 

@@ -27,6 +27,7 @@ STOPPING = "tests/core/test_stopping.py"
 AHEAD = "tests/core/test_ahead.py"
 HEAP = "tests/core/test_heap.py"
 FOLDING = "tests/core/test_folding.py"
+DEPTHWISE = "tests/core/test_depthwise.py"
 CUTS = "tests/core/test_cuts.py"
 FACTORED = "tests/core/test_factored.py"
 WAVELET = "tests/modalities/image/test_wavelet.py"
@@ -915,4 +916,22 @@ MUTANTS = [
         "return found if True or float(off) <=",
         (FOLDING,),
     ),
-]
+    Mutant(
+        "pairs are sought in bfloat16", "core/model.py", "first = replace(self.networks.each[0], bfloat16=False)",
+        "first = self.networks.each[0]", (FOLDING,),
+    ),
+    Mutant(
+        "rough outputs are compared", "core/folding.py", "eps > _TELLING", "eps > 10 * _TELLING * 1e3", (FOLDING,),
+    ),
+    # depthwise
+    Mutant(
+        "strided depthwise convolutions round to bfloat16", "core/depthwise.py", "forward(x.float())",
+        "forward(x.bfloat16().float())", (DEPTHWISE,),
+    ),
+    Mutant("every strided convolution is in float32", "core/depthwise.py", "== module.in_channels > 1", ">= 1",
+           (DEPTHWISE,)),
+    Mutant("the wide forward stays", "core/depthwise.py", 'undo.callback(vars(module).pop, "forward")', "pass",
+           (DEPTHWISE,)),
+    Mutant("rows are counted, not their bytes", "core/model.py", "return 2 if self.bfloat16 else x.element_size()",
+           "return 4", ("tests/core/test_model.py",)),
+]  # fmt: skip

@@ -28,8 +28,9 @@ UNKNOWN = "unknown"
 """The fingerprint of a model of which nothing but its outputs is known."""
 
 MOST_ROWS = 512
-_ROWS, _ROW_SIZE = 4, 3 * 224 * 224
-"""Four copies of a 224-pixel photo: more were measured to take as long for each, and their memory must be cleared."""
+_BYTES = 6 * 4 * 3 * 224 * 224
+"""Six copies of a 224-pixel photo in float32, twelve in bfloat16: more were measured to take as long for each, in more
+memory, which must be cleared first."""
 
 
 class Model(ABC):
@@ -93,7 +94,7 @@ class Model(ABC):
     def prediction(self, x: Tensor) -> Prediction:
         """`predict` for a placed tensor inside a call."""
         outputs = self.outputs(x)
-        labels = self.labels or Labels(tuple(f"class {i}" for i in range(outputs.shape[1])))
+        labels = self.labels or Labels.numbered(outputs.shape[1])
         if len(labels.names) != outputs.shape[1]:
             raise ArgumentError(
                 f"Expected one label for each of the model's {outputs.shape[1]} outputs, but got {len(labels.names)}."
@@ -112,7 +113,8 @@ class Model(ABC):
         """
         self.planned = max(self.planned[0], together), max(self.planned[1], maps)
         if self.micro_batch is None:
-            usual = max(min(max(_ROWS * _ROW_SIZE // max(x[0].numel(), 1), 2), MOST_ROWS), together) * self.width
+            of_a_row = max(x[0].numel() * self.digit_bytes(x), 1)
+            usual = max(min(max(_BYTES // of_a_row, 2), MOST_ROWS), together) * self.width
             return self._fitting(x, max(self.recorded_rows or usual, together), together, maps)
         if self.micro_batch < together:
             raise MemoryLimit(
@@ -124,6 +126,10 @@ class Model(ABC):
     def _fitting(self, x: Tensor, wanted: int, together: int, maps: int) -> int:
         """As many rows, or as the memory limit leaves."""
         return wanted
+
+    def digit_bytes(self, x: Tensor) -> int:
+        """The bytes of each number while inputs like x go through the model."""
+        return x.element_size()
 
     def place(self, x: Tensor) -> Tensor:
         """X where and as the model takes it."""

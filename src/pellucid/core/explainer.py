@@ -17,6 +17,7 @@ from pellucid.core.card import MethodCard
 from pellucid.core.diagnosis import diagnose, diagnose_inputs, diagnose_map
 from pellucid.core.estimate import Estimate
 from pellucid.core.input import Input
+from pellucid.core.label import Labels
 from pellucid.core.model import Model, as_input
 from pellucid.core.prediction import OutputKind, Prediction
 from pellucid.core.random import NOISE, Key
@@ -168,7 +169,7 @@ class GlobalExplainer(Method):
             estimate = self.explain(quiet, None if given is None else quiet.place(given.tensor))
             count = len(estimate.values)
             targets = Targets(tuple(ClassScore(i) for i in range(count)), model.output or OutputKind.LOGITS)
-            names = model.labels.names if model.labels else tuple(f"class {i}" for i in range(count))
+            names = (model.labels or Labels.numbered(count)).names
             if len(names) != count:
                 raise ArgumentError(f"Expected one label for each of {count} outputs, but got {len(names)}.")
             return Attribution(

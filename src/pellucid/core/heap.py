@@ -3,7 +3,7 @@
 glibc maps every block of some megabytes from the kernel and returns it when it is freed. A network on the CPU asks for
 hundreds of such blocks in each pass, and the kernel clears each page anew: measured, 40 % of the time of EfficientNet-
 Lite0's passes of 12 rows. Within a call freed blocks stay in the heap; afterwards they go
-back, unless they are few: 512 MiB may stay for the next call. The settings afterwards are those
+back, unless they are few: 768 MiB may stay for the next call. The settings afterwards are those
 that glibc reaches by itself once a program has freed a block of 32 MiB. Elsewhere, on a GPU, and where the user has
 set glibc's own variables, nothing is done.
 """
@@ -23,7 +23,7 @@ __all__ = ["kept_heap"]
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of malloc.h
 _NEVER = 2**31 - 1
 _MIB = 2**20
-_LEFT = 512 * _MIB  # may stay for the next call: clearing it again takes as long as some samples
+_LEFT = 768 * _MIB  # may stay for the next call: clearing it again takes as long as some samples
 _SET_BY_USER = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_",
                 "GLIBC_TUNABLES", "LD_PRELOAD")  # fmt: skip
 

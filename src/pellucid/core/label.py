@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NoReturn
 
 from pellucid.errors import ArgumentError, TargetError
@@ -35,6 +35,12 @@ class Labels:
         if not isinstance(self.names, tuple) or not self.names or not all(isinstance(n, str) for n in self.names):
             got = _clipped(repr(self.names))
             raise ArgumentError(f"`names` is a tuple with a text for each class of the model. Got {got}.")
+
+    @staticmethod
+    @cache
+    def numbered(count: int) -> "Labels":
+        """The names of classes that have none; made once, with what is derived from them."""
+        return Labels(tuple(f"class {i}" for i in range(count)))
 
     def find(self, text: str) -> int:
         """The index of the class that `text` means: a name, a synonym, words of one, or the index in digits.

@@ -2,14 +2,16 @@
 
 Whatever a call does to a network (evaluation mode, frozen parameters, gradient mode) is undone when it ends, also by an
 error; the global random state is given back as it was (core/guard.py). A process serves one call at a time. The parts
-stand in files that this one alone uses: network.py the passes, replicas.py the devices; folding.py, heap.py, memory.py,
-footprint.py, precision.py and tuning.py what makes them fit and fast.
+stand in files that this one alone uses: network.py the passes, replicas.py the devices; folding.py, depthwise.py,
+heap.py, memory.py, footprint.py, precision.py and tuning.py what makes them fit and fast.
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from pellucid.core.abstract_model import MOST_ROWS, UNKNOWN, Model, as_input
 from pellucid.core.card import Cost, Needs
 from pellucid.core.checks import check_choice, check_count
+from pellucid.core.depthwise import strides_in_single
 from pellucid.core.fingerprint import hash_of, marks
 from pellucid.core.folding import find_pairs, folded
 from pellucid.core.footprint import Footprint, measured
@@ -124,7 +127,7 @@ class TorchModel(Model):
     @property
     def dtype(self) -> torch.dtype:
         """The floating-point type of the parameters; float32 for a network without any."""
-        tensors = (*self.net.parameters(), *self.net.buffers())
+        tensors = itertools.chain(self.net.parameters(), self.net.buffers())
         return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
 
     @property
@@ -143,6 +146,9 @@ class TorchModel(Model):
         each = zip(self.replicas.nets, self.replicas.devices, strict=True)
         run = [Network(net, device, self.name, self.select, self.bfloat16, self.plain) for net, device in each]
         return Networks(run, self.pool)
+
+    def digit_bytes(self, x: Tensor) -> int:
+        return 2 if self.bfloat16 else x.element_size()
 
     def place(self, x: Tensor) -> Tensor:
         # An inference tensor cannot take part in autograd, and nobody wants gradients in a tensor of their own.
@@ -182,8 +188,10 @@ class TorchModel(Model):
         shape = tuple(x.shape[1:])
         if shape not in self.pairs:
             names = {module: name for name, module in self.net.named_modules()}
+            # In full precision: rounding would hide whether folding changes anything.
+            first = replace(self.networks.each[0], bfloat16=False)
             with torch.enable_grad():
-                found = find_pairs(self.net, lambda: self.networks.each[0].outputs_as_asked(x[:1]))
+                found = find_pairs(self.net, lambda: first.outputs_as_asked(x[:1]))
             self.pairs[shape] = tuple((names[convolution], names[norm]) for convolution, norm in found)
         with ExitStack() as stack:
             stack.callback(setattr, self, "folded_bytes", self.folded_bytes)
@@ -191,6 +199,7 @@ class TorchModel(Model):
                 known = dict(net.named_modules())
                 pairs = [(known[convolution], known[norm]) for convolution, norm in self.pairs[shape]]
                 stack.enter_context(folded(pairs))
+                stack.enter_context(strides_in_single(net))
                 self.folded_bytes += sum(p.nbytes for convolution, _ in pairs for p in convolution.parameters())
             yield
 
