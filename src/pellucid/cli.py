@@ -380,7 +380,7 @@ def _progress(what: str) -> Iterator[Report]:
         task = bar.add_task(escape(short), total=None, count="")
 
         def show(done: int, total: int, error: float | None) -> None:
-            known = "" if error is None else ", no signal yet" if error == float("inf") else f", error {error:.2f}"
+            known = "" if error is None else ", no signal yet" if error == float("inf") else f", error {error:.2g}"
             bar.update(task, completed=done, total=total, count=f"{done}/{total}{known}")
 
         yield show
@@ -460,7 +460,7 @@ def _certainty(a: "Attribution") -> str:
     from pellucid.core.recipe import decode
 
     errors = a.estimated_error.tolist()
-    known = [f"{value:.2f}" if value < float("inf") else "no signal yet" for value in errors]
+    known = [f"{value:.2g}" if value < float("inf") else "no signal yet" for value in errors]
     estimator = getattr(decode(a.recipe.explainer), "estimator", None)
     how = f" ({estimator.words})" if estimator is not None and estimator.words else ""
     return f"; error {', '.join(known)}{how}"

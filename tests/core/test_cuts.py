@@ -684,6 +684,24 @@ def test_a_module_that_does_not_run_is_no_cut():
         explained(net, "idle")
 
 
+@pytest.mark.doors
+def test_a_module_on_which_the_score_does_not_depend_is_no_cut():
+    """It would change nothing, and a map that was not factored would be called so."""
+
+    class Aside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main, self.other = small(), small()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.other(x)
+            return self.main(x)
+
+    with pytest.raises(pl.CutError, match=r"the explained score depends on, but not on other\.act1\. Name another"):
+        explained(Aside(), "other.act1")
+    assert explained(Aside(), "main.act1").recipe.notes["cuts"] == ["Relu 4x12x12"]
+
+
 class Giving(nn.Module):
     """Runs something in between whose result is not what a cut can be."""
 

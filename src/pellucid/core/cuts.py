@@ -103,17 +103,20 @@ def at_once(output: Any) -> Cut | None:
     return Cut(output.grad_fn, output.output_nr)
 
 
-def named_cut(name: str, outputs: Sequence[Cut | None], rows: int) -> Cut:
+def named_cut(name: str, outputs: Sequence[Cut | None], rows: int, score: Tensor) -> Cut:
     """The cut at a module's output.
 
     Raises:
-        CutError: the module ran not once, gave no tensor that depends on the input, or one that is not of rows.
+        CutError: the module ran not once, or gave no tensor that depends on the input, or one on which the score does
+            not depend, or that is not of rows.
     """
     if len(outputs) != 1:
         raise CutError(f"A cut is a module that runs once, but {name} ran {len(outputs)} times. Name another.")
     [cut] = outputs
     if cut is None:
         raise CutError(f"A cut is a tensor that depends on the input, but {name} gave none. Name another module.")
+    if not _depends(score, cut.node):
+        raise CutError(f"A cut is a tensor that the explained score depends on, but not on {name}. Name another.")
     if not cut.shape or cut.shape[0] != rows:
         raise CutError(
             f"A cut is a tensor with one row for each of {rows} samples, but {name} gave {cut.shape}. Name another."
@@ -180,6 +183,19 @@ def _separators(score: Tensor) -> tuple[list[Node], list[Node]]:
             if not waiting[child]:
                 ready.append(child)
     return order[::-1], separators[::-1]
+
+
+def _depends(score: Tensor, node: Node) -> bool:
+    stack, seen = [score.grad_fn], {score.grad_fn}
+    while stack:
+        current = stack.pop()
+        if current is node:
+            return True
+        for child in _before(current):
+            if child not in seen:
+                seen.add(child)
+                stack.append(child)
+    return False
 
 
 def _before(node: Node) -> list[Node]:

@@ -78,7 +78,7 @@ class Network:
             leaf, score = self.scored(x, targets)
         if not score.requires_grad:
             raise CutError(f"No gradient reaches the input of {self.name}, so there is nothing to factor.")
-        named = [named_cut(name, found, len(leaf)) for name, found in outputs.items()]
+        named = [named_cut(name, found, len(leaf), score) for name, found in outputs.items()]
         places = named if isinstance(cuts, tuple) else find_cuts(score, len(leaf), cuts)
         beside = self.backward(leaf, score, keep=True) if plain else None
         with averaged(places, group):

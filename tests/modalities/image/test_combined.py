@@ -116,7 +116,7 @@ def test_maps_that_agree_or_are_empty_do_no_harm(q, r):
 @pytest.fixture
 def bands_alone(monkeypatch):
     """Sharp values are weighed like others."""
-    monkeypatch.setattr("pellucid.modalities.image.combined.kept", lambda mean, noise, shrunk: (shrunk, 0.0))
+    monkeypatch.setattr("pellucid.modalities.image.combined.kept", lambda mean, noise, shrunk, draws: (shrunk, 0.0))
 
 
 def by_hand(plain: np.ndarray, factored: np.ndarray) -> tuple[np.ndarray, Callable[[float], float]]:

@@ -13,7 +13,7 @@ import pellucid as pl
 from pellucid.core.recipe import Recipe
 from pellucid.modalities.image import draw
 from pellucid.modalities.image.draw import Panel
-from pellucid.modalities.image.picture import method_caption, on_one_scale, title_of
+from pellucid.modalities.image.picture import method_caption, method_title, on_one_scale, title_of
 
 CRIMSON = (220, 20, 60)  # reasons for a blank map
 LABELS = ["cat", "dog", "crane"]
@@ -208,8 +208,9 @@ def test_only_a_cropped_photo_is_said_to_be_hatched(composed):
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 900), (900, 4), (1000, 1500)])
 def test_a_page_of_an_extreme_photo_has_the_size_of_any_page(shape):
-    page = pl.page([explained(np.full((*shape, 3), 200, dtype=np.uint8))])
-    assert page.pixels.shape == pl.page([explained()]).pixels.shape
+    plain = pl.SimpleGradient()  # whose caption has one length
+    page = pl.page([explained(np.full((*shape, 3), 200, dtype=np.uint8), explain=plain)])
+    assert page.pixels.shape == pl.page([explained(explain=plain)]).pixels.shape
 
 
 def test_the_overlay_of_a_large_photo_is_drawn_at_the_size_that_the_page_shows(composed):
@@ -270,13 +271,40 @@ def test_a_label_too_long_for_its_title_is_cut_but_not_its_probability():
 )  # fmt: skip
 def test_a_caption_names_the_method_with_its_settings(explain, caption):
     a = explained(explain=explain)
-    error = "" if a.estimated_error is None else f"{float(a.estimated_error):.2f}"
-    assert method_caption(a) == caption.format(error)
+    error = "" if a.estimated_error is None else f"{float(a.estimated_error):.2g}"
+    assert method_caption([a]) == caption.format(error)
 
 
 def test_a_caption_says_where_there_is_no_signal_yet():
     a = explained(explain=pl.SmoothGrad(n_samples=2))
-    assert ", no signal yet, explaining toy" in method_caption(a)
+    assert ", no signal yet, explaining toy" in method_caption([a])
+
+
+def sampled(a: pl.Attribution, *inputs: tuple[int, float]) -> pl.Attribution:
+    """The same with so many samples and such errors."""
+    samples, errors = zip(*inputs, strict=True)
+    return replace(a, estimate=replace(a.estimate, samples=samples, error=torch.tensor(errors)))
+
+
+@pytest.mark.parametrize(
+    ("each", "words"),
+    [
+        ([[(4, 0.5), (4, 0.25)]], "4 samples at noise level 0.15, seed 0, relative error 0.25 to 0.5, explaining"),
+        ([[(4, 0.5)], [(16, 1.25)]], "4 to 16 samples at noise level 0.15, seed 0, relative error 0.5 to 1.2, explain"),
+        ([[(4, 0.5), (4, float("inf"))]], "seed 0, relative error 0.5, no signal yet in 1 of 2, explaining"),
+        ([[(4, 0.00123)]], "relative error 0.0012, explaining"),
+    ],
+)
+def test_a_caption_of_several_inputs_speaks_of_all(each, words):
+    a = explained()
+    assert words in method_caption([sampled(a, *inputs) for inputs in each])
+
+
+def test_a_comparison_names_the_estimators():
+    smooth = pl.SmoothGrad(n_samples=16, estimator=pl.Shrunk())
+    assert method_title(smooth) == "SmoothGrad (wavelet-shrunk)"
+    assert method_title(pl.SmoothGrad()) == "SmoothGrad"
+    assert method_title(pl.SimpleGradient()) == "Simple Gradient"
 
 
 # metadata

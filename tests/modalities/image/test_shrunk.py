@@ -50,7 +50,7 @@ def window(size: int) -> np.ndarray:
 @pytest.fixture
 def bands_alone(monkeypatch):
     """Sharp values are shrunk like others."""
-    monkeypatch.setattr("pellucid.modalities.image.shrunk.kept", lambda mean, noise, shrunk: (shrunk, 0.0))
+    monkeypatch.setattr("pellucid.modalities.image.shrunk.kept", lambda mean, noise, shrunk, draws: (shrunk, 0.0))
 
 
 # --- the formula
@@ -172,7 +172,7 @@ def test_what_is_kept_is_part_of_the_error():
 
 def test_the_share_that_is_kept_has_all_of_its_noise(monkeypatch):
     """Of the noise a quarter is kept, and of the rest what the gains leave."""
-    monkeypatch.setattr("pellucid.modalities.image.shrunk.kept", lambda mean, noise, shrunk: (shrunk, 0.25))
+    monkeypatch.setattr("pellucid.modalities.image.shrunk.kept", lambda mean, noise, shrunk, draws: (shrunk, 0.25))
     draws = 0.3 * smooth(1, 8, 8) + normal(8, 1, 8, 8, seed=1)
     left, noise = by_hand(draws[:, 0])[1], draws.var(0, ddof=1).mean() / 8
     np.testing.assert_allclose(finished(draws[None], pl.Shrunk()).squared(1), 0.75 * left + 0.25 * noise, rtol=1e-4)

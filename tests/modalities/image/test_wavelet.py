@@ -170,7 +170,7 @@ def test_colours_that_go_together_or_are_empty_do_no_harm(mix):
 def test_values_beyond_five_standard_errors_stay_as_measured():
     mean, noise, shrunk = np.zeros((2, 20, 20)), np.full((2, 20, 20), 4.0), np.full((2, 20, 20), 0.5)
     mean[0, 3, 4], mean[1, 9, 9], mean[1, 0, 0] = 10.01, -10.01, 9.99
-    values, sure = kept(mean, noise, shrunk)
+    values, sure = kept(mean, noise, shrunk, 40)
     assert values[0, 3, 4] == 10.01
     assert values[1, 9, 9] == -10.01
     assert (values == 0.5).sum() == 800 - 2
@@ -181,27 +181,39 @@ def test_the_standard_error_of_a_value_is_at_least_that_of_its_neighbourhood():
     """Few draws agree by chance: a noise of zero in one value among others of one is no certainty."""
     mean, noise = np.zeros((1, 21, 21)), np.ones((1, 21, 21))
     mean[0, 10, 10], noise[0, 10, 10] = 4.8, 0.0  # the mean over 7 x 7 of which one is 0 is 48 / 49
-    values, sure = kept(mean, noise, np.zeros_like(mean))
+    values, sure = kept(mean, noise, np.zeros_like(mean), 40)
     assert (sure, values.any()) == (0, False)
     mean[0, 10, 10] = 5.0
-    values, sure = kept(mean, noise, np.zeros_like(mean))
+    values, sure = kept(mean, noise, np.zeros_like(mean), 40)
     assert values[0, 10, 10] == 5.0
     noise[0, 10, 10] = 1.5  # its own noise is the larger one
-    assert not kept(mean, noise, np.zeros_like(mean))[0].any()
+    assert not kept(mean, noise, np.zeros_like(mean), 40)[0].any()
 
 
 def test_the_neighbourhood_is_of_all_colours():
     mean, noise = np.full((2, 9, 9), 7.5), np.stack([np.zeros((9, 9)), np.full((9, 9), 4.0)])
-    values, sure = kept(mean, noise, np.zeros_like(mean))
+    values, sure = kept(mean, noise, np.zeros_like(mean), 40)
     assert (values[0] == 7.5).all()  # beyond 5 sqrt(2): the mean noise of the colours is 2
     assert not values[1].any()
     assert sure == 0
-    assert not kept(mean * 7.0 / 7.5, noise, np.zeros_like(mean))[0].any()
+    assert not kept(mean * 7.0 / 7.5, noise, np.zeros_like(mean), 40)[0].any()
+
+
+@pytest.mark.parametrize(("draws", "needed"), [(2, 636.6), (4, 12.92), (8, 5.408), (10, 5.0), (40, 5.0)])
+def test_few_draws_know_little_of_a_values_own_noise(draws, needed):
+    """Student's t for a chance of 0.001, and never fewer than five standard errors."""
+    mean, noise, shrunk = np.zeros((1, 40, 40)), np.full((1, 40, 40), 1e-6), np.zeros((1, 40, 40))
+    noise[0, 20, 20] = 4.0
+    around = 5 * np.sqrt(4.0 / 49 + 1e-6)  # less than what its own noise asks for
+    for height, there in ((0.999, False), (1.001, True)):
+        mean[0, 20, 20] = height * needed * 2.0
+        assert mean[0, 20, 20] > around
+        assert bool(kept(mean, noise, shrunk, draws)[0].any()) == there
 
 
 def test_nothing_at_all_is_sure_of_nothing():
     zero = np.zeros((1, 4, 4))
-    assert kept(zero, zero, zero)[1] == 0.0
+    assert kept(zero, zero, zero, 40)[1] == 0.0
 
 
 @pytest.mark.doors

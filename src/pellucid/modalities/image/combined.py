@@ -138,7 +138,7 @@ class _Row:
         map_, mixture = (colours.turn_back(inverse(part, mean.shape[1:])) for part in (best, mixtures))
         # The noise of the mixture in a pixel is that of the two means there, in the proportion that it has overall.
         own = noise.mean(0) * mixed / max(plain, _TINY) * float(noise[0].mean()) / float(noise.mean())
-        values, sure = kept(mixture, own, map_)
+        values, sure = kept(mixture, own, map_, moments.count)
         unit = float(noise[0].mean()) / max(plain, _TINY)
         left = max(falling, 0.0) * unit
         return cls(values, max(fixed, 0.0) * unit, left + sure * max(mixed * unit - left, 0.0))

@@ -144,7 +144,7 @@ def _missing(a: Attribution, found: Curves) -> str:
 def _caption(a: Attribution, found: Curves) -> str:
     sides = "; the lines left and right of the dot are what the same spread predicts" if not found.bound else ""
     bias = f" An estimated bias of {found.floor:.2g} is in it, which more samples do not lower." if found.floor else ""
-    return f"{method_caption(a)}. Estimated from the spread of independent draws{sides}.{bias}"
+    return f"{method_caption([a])}. Estimated from the spread of independent draws{sides}.{bias}"
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """The pictures that users ask for: heatmap, overlay, the page with both and the uncertainty, the comparison."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pellucid.core.attribution import Attribution
-from pellucid.core.card import MethodCard
 from pellucid.core.input import View
 from pellucid.core.recipe import decode
 from pellucid.errors import ArgumentError
@@ -46,7 +45,7 @@ def heatmap(
 
     each = [to_heatmap(one, channels=channels, percentile=percentile, limit=limit) for one in a]
     return compose(
-        [[map_panel(one, heat) for one, heat in zip(a, each, strict=True)]], metadata([a]), method_caption(a)
+        [[map_panel(one, heat) for one, heat in zip(a, each, strict=True)]], metadata([a]), method_caption([a])
     )
 
 
@@ -76,7 +75,7 @@ def page(each: Sequence[Attribution], *, channels: Channels = "max_abs", percent
     if not each:
         raise ArgumentError("A page shows at least one attribution. Got none.")
     heats = on_one_scale(each, channels=channels, percentile=percentile)
-    columns, notes = [], [method_caption(each[0])]
+    columns, notes = [], [method_caption(each)]
     for a, heat in zip(each, heats, strict=True):
         panels = [map_panel(a, heat)]
         if a.views:
@@ -103,7 +102,7 @@ def comparison_page(results: Sequence[Stability], *, channels: Channels = "max_a
     for result in results:
         maps = [result.original, *result.copies]
         heats = on_one_scale(maps, channels=channels)
-        row = [replace(map_panel(maps[0], heats[0]), title=f"{result.explainer.card.title}\n{title_of(maps[0])}")]
+        row = [replace(map_panel(maps[0], heats[0]), title=f"{method_title(result.explainer)}\n{title_of(maps[0])}")]
         for a, heat, rank in zip(maps[1:], heats[1:], result.rank_correlations, strict=True):
             alike = structural_similarity(heats[0].values, heat.values)
             title = f"{title_of(a)}\nrank correlation {rank:.2f}, SSIM {alike:.2f}"
@@ -141,19 +140,35 @@ def title_of(a: Attribution) -> str:
     return f"{label} {decision.probability:.1%}"
 
 
-def method_caption(a: Attribution) -> str:
-    """The method with its settings and the model."""
-    method = decode(a.recipe.explainer)
-    card: MethodCard = method.card
+def method_title(method: Any) -> str:
+    """The method's name, with its estimator if that is not the plain mean."""
     estimator = getattr(method, "estimator", None)
-    words = [f"{card.title} ({estimator.words})" if estimator is not None and estimator.words else card.title]
-    if used := a.estimate.samples[0]:
+    title = str(method.card.title)
+    return f"{title} ({estimator.words})" if estimator is not None and estimator.words else title
+
+
+def method_caption(each: Sequence[Attribution]) -> str:
+    """The method with its settings, what it took and came to for all inputs, and the model."""
+    method = decode(each[0].recipe.explainer)
+    words = [method_title(method)]
+    samples = [used for a in each for used in a.estimate.samples]
+    if max(samples):
         noise = getattr(method, "noise", None)  # sampled methods without noise have none
-        words.append(f"{used} samples{f' at {_level(noise)}' if noise else ''}, seed {method.seed}")
-        if (error := a.estimate.error) is not None:
-            value = float(error[0])
-            words.append("no signal yet" if value == float("inf") else f"relative error {value:.2f}")
-    return f"{', '.join(words)}, explaining {a.recipe.model}"
+        taken = between(samples, str)
+        words.append(f"{taken} samples{f' at {_level(noise)}' if noise else ''}, seed {method.seed}")
+        errors = [float(error) for a in each if a.estimate.error is not None for error in a.estimate.error]
+        if known := [error for error in errors if error < float("inf")]:
+            words.append(f"relative error {between(known, '{:.2g}'.format)}")
+        if len(known) < len(errors):
+            some = f" in {len(errors) - len(known)} of {len(errors)}" if known else ""
+            words.append(f"no signal yet{some}")
+    return f"{', '.join(words)}, explaining {each[0].recipe.model}"
+
+
+def between(values: Sequence[float], written: Callable[[float], str]) -> str:
+    """The only value, or the least and the largest."""
+    ends = dict.fromkeys((written(min(values)), written(max(values))))
+    return " to ".join(ends)
 
 
 def metadata(each: Sequence[Attribution]) -> str:

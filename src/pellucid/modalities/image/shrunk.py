@@ -118,7 +118,7 @@ class _Row:
             signal.append(weights * s)
             spread.append(weights * v)
         map_ = colours.turn_back(inverse(shrunk, mean.shape))
-        values, sure = kept(mean, noise, map_)
+        values, sure = kept(mean, noise, map_, moments.count)
         return cls(values, np.array(signal), np.array(spread), float(noise.mean()), sure)
 
     def squared(self, times: float) -> float:

@@ -17,6 +17,7 @@ __all__ = ["Bands", "Colours", "check_image", "forward", "groups_of", "inverse",
 _WAVELET, _LEVELS, _MODE = "sym4", 4, "symmetric"
 
 _SURE = 5.0  # standard errors beyond which a value is never shrunk
+_CHANCE = 0.001  # that a value without signal is so many of its own estimated standard errors from zero
 _NEAR = 7  # pixels over which the noise is averaged, since few draws show it badly in one
 
 Bands = list[np.ndarray]
@@ -108,14 +109,20 @@ class Colours:
 
 
 def kept(
-    mean: Float[np.ndarray, "c h w"], noise: Float[np.ndarray, "c h w"], shrunk: Float[np.ndarray, "c h w"]
+    mean: Float[np.ndarray, "c h w"],
+    noise: Float[np.ndarray, "c h w"],
+    shrunk: Float[np.ndarray, "c h w"],
+    draws: int,
 ) -> tuple[np.ndarray, float]:
     """The shrunk map with values beyond five standard errors as measured, and the share of the noise that is in them.
 
-    The standard error of a value is at least that of its neighbourhood: a few draws may agree by chance.
+    A few draws may agree by chance. So the standard error of a value is at least that of its neighbourhood, and its own
+    counts with as many degrees of freedom as it has: of four draws 12.9 of them are needed, of ten and more five.
     """
     from scipy.ndimage import uniform_filter
+    from scipy.special import stdtrit
 
     around = uniform_filter(noise.mean(0), _NEAR, mode="reflect")
-    sure = mean**2 > _SURE**2 * np.maximum(noise, around)
+    own = max(_SURE, float(stdtrit(max(draws - 1, 1), 1 - _CHANCE / 2)))
+    sure = (mean**2 > own**2 * noise) & (mean**2 > _SURE**2 * around)
     return np.where(sure, mean, shrunk), float(noise[sure].sum() / max(noise.sum(), np.finfo(np.float64).tiny))
