@@ -85,7 +85,10 @@ def resnet50() -> nn.Module:
 
 
 def let_torchvision_import() -> None:
-    """Define the two operators that torchvision's own library would, where that library is built for CUDA."""
+    """Define the two operators that torchvision's own library would, where that library cannot load.
+
+    The wheels of PyPI are built for CUDA: beside a torch for CPUs their library is there but does not load.
+    """
     spec = find_spec("torchvision")
     if _schemas or spec is None or spec.origin is None:
         return

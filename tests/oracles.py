@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from pellucid.core.estimator import Draw, Samples
@@ -112,6 +114,17 @@ def conv_net(classes: int = 3, *, seed: int = 0, dtype: torch.dtype = torch.floa
 def uniform(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Fixed values in [0, 1)."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    """Fixed standard normal values."""
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def smooth(*shape: int, seed: int = 0, width: float = 2.5) -> np.ndarray:
+    """Maps (..., C, H, W), each a signal of power 1 without fine detail."""
+    signal = gaussian_filter(normal(*shape, seed=seed), (0,) * (len(shape) - 2) + (width, width))
+    return signal / np.sqrt((signal**2).mean((-3, -2, -1), keepdims=True))
 
 
 def stream_of(

@@ -2,15 +2,11 @@
 
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-
-_schemas: list[torch.library.Library] = []  # they last no longer than this object
-
+from benchmarks.networks import let_torchvision_import
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
@@ -33,22 +29,5 @@ def saliency_core() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def zennit_attribution() -> ModuleType:
-    _let_torchvision_import()
+    let_torchvision_import()
     return import_module("zennit.attribution")
-
-
-def _let_torchvision_import() -> None:
-    """Zennit imports torchvision, which needs the schemas of two operators even where its own library cannot load.
-
-    The wheels of PyPI are built for CUDA: beside a torch for CPUs their library is there but does not load.
-    """
-    spec = find_spec("torchvision")
-    if _schemas or spec is None or spec.origin is None:
-        return
-    try:
-        torch.ops.load_library(str(Path(spec.origin).with_name("_C.so")))
-    except OSError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _schemas.append(library)

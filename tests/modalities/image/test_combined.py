@@ -5,9 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 from scipy.optimize import lsq_linear, nnls
-from tests.oracles import stream_of, uniform
+from tests.oracles import normal, smooth, stream_of, uniform
 from torch import nn
 
 import pellucid as pl
@@ -37,16 +36,6 @@ def finished(plain: np.ndarray, factored: np.ndarray) -> Finished:
     for draw in both.unbind(1):
         moments.add(draw)
     return COMBINED.finish(moments)
-
-
-def normal(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape)
-
-
-def smooth(*shape: int, seed: int = 0, width: float = 2.5) -> np.ndarray:
-    """A signal of power 1 without fine detail."""
-    signal = gaussian_filter(normal(*shape, seed=seed), (0,) * (len(shape) - 2) + (width, width))
-    return signal / np.sqrt((signal**2).mean((-3, -2, -1), keepdims=True))
 
 
 def power(maps: np.ndarray) -> np.ndarray:

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import pywt
 import torch
-from scipy.ndimage import gaussian_filter
-from tests.oracles import Recorder, stream_of, uniform
+from tests.oracles import Recorder, normal, smooth, stream_of, uniform
 from torch import nn
 
 import pellucid as pl
@@ -29,16 +28,6 @@ def finished(values: np.ndarray, estimator: Estimator, plain: np.ndarray | None 
         beside = None if plain is None or not beside_some(i) else torch.from_numpy(plain[:, i])
         moments.add(torch.from_numpy(values[:, i]), beside)
     return estimator.finish(moments)
-
-
-def normal(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape)
-
-
-def smooth(*shape: int, seed: int = 0, width: float = 2.5) -> np.ndarray:
-    """A signal of power 1 without fine detail."""
-    signal = gaussian_filter(normal(*shape, seed=seed), (0,) * (len(shape) - 2) + (width, width))
-    return signal / np.sqrt((signal**2).mean((-3, -2, -1), keepdims=True))
 
 
 def window(size: int) -> np.ndarray:
