@@ -582,6 +582,8 @@ def test_the_most_samples_for_an_error_can_be_said_and_the_stop_is_explained(pel
         (["--std", "0"], "`std` is over zero"),
         (["--labels", "none.txt"], "none.txt: cannot be read (No such file or directory)"),
         (["--device", "toaster"], "`device` is one of this machine"),
+        (["--memory-limit", "2 gigs"], "`memory_limit` is a text such as '2GiB' or '500MB'"),
+        (["--precision", "int8"], "'int8' is not one of 'bfloat16', 'auto'"),
         (["--model", "nets.py"], "name the function that builds the network, nets.py:build."),
         (["--model", "nets.py:biuld"], "nets.py has no function 'biuld'. It has build,"),
         (["--model", "efficientnet-lite0"], "efficientnet-lite0 brings its own size, mean, std"),
@@ -623,6 +625,32 @@ def test_wrong_usage_of_the_other_commands_is_told(pellucid, folder, words, told
     assert (done.code, done.out) == (2, "")
     assert told in done.err
     assert files(folder) == set()
+
+
+def test_a_memory_limit_tells_what_is_predicted_before_and_what_was_taken_after(pellucid):
+    done = pellucid("explain", "cat.jpg", *QUICK, "--memory-limit", "1GiB")
+    assert done.code == 0
+    assert re.search(r"  memory: about \d+ MiB at most\n  note: memory: \d+ MiB were taken\.\n", done.err)
+    [told] = pellucid("explain", "cat.jpg", *QUICK, "--force", "--memory-limit", "1GiB", "--json").objects
+    assert told["memory"]["limit"] == 2**30
+    assert 0 < told["memory"]["measured"] <= told["memory"]["predicted"]
+    [told] = pellucid("explain", "cat.jpg", *QUICK, "--force", "--json").objects
+    assert told["memory"] is None
+
+
+@pytest.mark.doors
+def test_a_memory_limit_that_cannot_be_kept_names_one_that_can(pellucid):
+    done = pellucid("explain", "cat.jpg", *QUICK, "--memory-limit", "1MiB")
+    assert (done.code, done.out) == (1, "")
+    for _ in range(2):  # the prediction first, then the groups of samples
+        least = re.search(r"Write memory_limit='(\d+MiB)' or more", done.err)[1]
+        done = pellucid("explain", "cat.jpg", *QUICK, "--memory-limit", least)
+    assert done.code == 0
+
+
+def test_the_precision_is_that_which_was_asked_for(pellucid):
+    [told] = pellucid("explain", "cat.jpg", *QUICK, "--precision", "bfloat16", "--json").objects
+    assert told["recipe"]["run"]["precision"] == "bfloat16"
 
 
 @pytest.mark.doors

@@ -95,6 +95,15 @@ def test_a_model_is_returned_as_it_is():
     assert load(written("nets.py", code) + ":build") is sys.modules["nets"].made
 
 
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "nets.py:build"])
+def test_how_a_network_is_run_reaches_it(name):
+    if ":" in name:
+        written("nets.py", "import torch\ndef build():\n    return torch.nn.Linear(2, 2)\n")
+    description = KNOWN if ":" in name else None
+    model = load(name, description=description, device="cpu", precision="bfloat16", memory_limit="1GiB")
+    assert (model.device.type, model.precision, model.memory_limit) == ("cpu", "bfloat16", 2**30)
+
+
 @pytest.mark.doors
 @pytest.mark.parametrize(
     ("settings", "unused"),
@@ -102,6 +111,7 @@ def test_a_model_is_returned_as_it_is():
         ({"description": KNOWN}, "size, mean, std"),
         ({"description": pl.Description(labels=("a", "b"), kind="logits", select=0)}, "labels, kind, select"),
         ({"description": None, "device": "cpu"}, "device"),
+        ({"description": None, "precision": "auto", "memory_limit": "1GiB"}, "precision, memory_limit"),
     ],
 )
 def test_settings_that_a_returned_model_would_not_use_are_refused(settings, unused):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from benchmarks.networks import let_torchvision_import
 
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Threads that wait for each other on a busy machine took minutes for what one thread does in seconds."""

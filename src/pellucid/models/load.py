@@ -11,9 +11,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -36,12 +37,15 @@ def load(
     description: Description | None = None,
     trust: bool = False,
     device: str | None = None,
+    precision: Literal["bfloat16", "auto"] | None = None,
+    memory_limit: str | int | None = None,
 ) -> Model:
     """The embedded default "efficientnet-lite0", "file.py:function", "package.module:function" or "program.pt2".
 
     A function takes no argument and returns a torch.nn.Module or a pellucid Model. For a network, `description` says
     how its inputs are prepared; what it leaves out is taken from `<file stem>.toml` or `model.toml` beside the file.
-    `trust=True` loads programs whose files can run code; `device` is where the network runs.
+    `trust=True` loads programs whose files can run code; `device`, `precision` and `memory_limit` are those of
+    TorchModel.
 
     Raises:
         ModelError: nothing of that name, a file that is refused, or a preprocessing that is not known.
@@ -54,73 +58,90 @@ def load(
     """
     text = str(name)
     given = description or Description()
+    run = _Run(device, precision, memory_limit)
     if text == DEFAULT:
         _refuse_settings(DEFAULT, given)
-        return _embedded(device)
+        return _embedded(run)
     where, _, function = text.rpartition(":")
     if where.endswith(".py") or (where and function.isidentifier()):
-        return _from_function(where, function, given, device)
+        return _from_function(where, function, given, run)
     file = Path(text)
     if file.suffix.lower() == ".pt2":
-        return _from_program(file, given, trust, device)
+        return _from_program(file, given, trust, run)
     raise ModelError(_refusal(text))
 
 
-def _embedded(device: str | None) -> TorchModel:
+@dataclass(frozen=True)
+class _Run:
+    """How a network is run, as TorchModel takes it."""
+
+    device: str | None = None
+    precision: Literal["bfloat16", "auto"] | None = None
+    memory_limit: str | int | None = None
+
+
+def _embedded(run: _Run) -> TorchModel:
     from pellucid.models.efficientnet_lite0 import pretrained
     from pellucid.models.imagenet import labels
 
     # (value - 127) / 128 of 0 .. 255, as the weights were trained; ImageNet's mean and std cost 8 points of accuracy.
     prepare = ImagePreprocess(size=224, mean=127 / 255, std=128 / 255, resize="crop", interpolation="bicubic")
-    return TorchModel(pretrained(), preprocess=prepare, labels=labels(), output="logits", device=device, name=DEFAULT)
+    return TorchModel(
+        pretrained(), preprocess=prepare, labels=labels(), output="logits", name=DEFAULT,
+        device=run.device, precision=run.precision, memory_limit=run.memory_limit,
+    )  # fmt: skip
 
 
-def _from_function(where: str, function: str, given: Description, device: str | None) -> Model:
+def _from_function(where: str, function: str, given: Description, run: _Run) -> Model:
     if Path(where).suffix.lower() in _PICKLES or not function.isidentifier():
         raise ModelError(_refusal(where))
     name = f"{where}:{function}"
     built, file = _built(where, function)
     if isinstance(built, Model):
-        _refuse_settings(name, given, device)
+        _refuse_settings(name, given, run)
         return built
     if not isinstance(built, nn.Module):
         raise ModelError(
             f"{name}: expected a torch.nn.Module or a pellucid Model, but got {type(built).__name__}. "
             "The function takes no argument and returns the network."
         )
-    return _described(built, name, given.over(_beside(file)), device)
+    return _described(built, name, given.over(_beside(file)), run)
 
 
-def _from_program(file: Path, given: Description, trust: bool, device: str | None) -> TorchModel:
+def _from_program(file: Path, given: Description, trust: bool, run: _Run) -> TorchModel:
     from pellucid.models.exported import check_dynamic_batch, read_program
 
-    place = TorchModel(nn.Identity(), device=device).device  # refuses a device that is not there
+    place = TorchModel(  # refuses a device that is not there, or a limit that is none, before the file is read
+        nn.Identity(), device=run.device, memory_limit=run.memory_limit
+    ).device
     program = read_program(file, trust=trust, device=place)
     check_dynamic_batch(program)
     known = given.over(_beside(file))
     _check_shape(str(file), known.preprocess(str(file)), program.input_shape)
-    model = _described(program.network, str(file), known, device)
+    model = _described(program.network, str(file), known, run)
     if not program.has_modules:
         model.offers &= ~(Needs.MODULES | Needs.ACTIVATIONS)
     return model
 
 
-def _described(net: nn.Module, name: str, known: Description, device: str | None) -> TorchModel:
+def _described(net: nn.Module, name: str, known: Description, run: _Run) -> TorchModel:
     return TorchModel(
         net,
         preprocess=known.preprocess(name),
         labels=known.labels,
         output=known.kind,  # type: ignore[arg-type]  # checked by TorchModel
         select=known.select,
-        device=device,
+        device=run.device,
+        precision=run.precision,
+        memory_limit=run.memory_limit,
         name=name,
     )
 
 
-def _refuse_settings(name: str, given: Description, device: str | None = None) -> None:
+def _refuse_settings(name: str, given: Description, run: _Run | None = None) -> None:
     """A model that knows its preprocessing would leave other settings unused."""
     settings = {**dict(given.input), "labels": given.labels, "kind": given.kind, "select": given.select}
-    unused = [key for key, value in {**settings, "device": device}.items() if value is not None]
+    unused = [key for key, value in {**settings, **vars(run or _Run())}.items() if value is not None]
     if unused:
         raise ArgumentError(
             f"{name} brings its own {', '.join(unused)}. Leave out what was given: it would not be used."
