@@ -811,9 +811,23 @@ MUTANTS = [
     Mutant(
         "a few draws that agree are sure",
         "modalities/image/wavelet.py",
-        "np.maximum(noise, around)",
-        "noise",
-        (WAVELET,),
+        " & (mean**2 > _SURE**2 * around)",
+        "",
+        ("tests/modalities/image/test_wavelet.py",),
+    ),
+    Mutant(
+        "few draws know their own noise as well as many",
+        "modalities/image/wavelet.py",
+        "stdtrit(max(draws - 1, 1), ",
+        "stdtrit(1e9, ",
+        ("tests/modalities/image/test_wavelet.py",),
+    ),
+    Mutant(
+        "a cut off the path is taken",
+        "core/cuts.py",
+        "if not _depends(score, cut.node):",
+        "if False:",
+        ("tests/core/test_cuts.py",),
     ),
     Mutant("three standard errors are sure", "modalities/image/wavelet.py", "_SURE = 5.0", "_SURE = 3.0", (WAVELET,)),
     # shrunk maps
