@@ -62,6 +62,7 @@ def talks():
     return Changed(tell)
 """
 SIZE = ("--size", "32", "--mean", "0.5", "--std", "0.5")
+LARGE = ("--size", "224", "--mean", "0.5", "--std", "0.5")
 MODEL = ("--model", "nets.py:build", *SIZE)
 QUICK = ("--samples", "4", *MODEL)
 PELLUCID = (sys.executable, "-c", "from pellucid.cli import main; main()")
@@ -636,6 +637,23 @@ def test_a_memory_limit_tells_what_is_predicted_before_and_what_was_taken_after(
     assert 0 < told["memory"]["measured"] <= told["memory"]["predicted"]
     [told] = pellucid("explain", "cat.jpg", *QUICK, "--force", "--json").objects
     assert told["memory"] is None
+
+
+@pytest.mark.parametrize("words", [["--samples", "1"], ["--samples", "3"], ["--samples", "17", "--error", "0.01"]])
+def test_by_default_few_samples_are_estimated_as_well_as_they_can_be(pellucid, words):
+    [told] = pellucid("explain", "cat.jpg", *MODEL, *words, "--json").objects
+    estimator = told["recipe"]["explainer"]["settings"]["estimator"]["type"]
+    assert estimator == ("Mean" if words[1] == "1" else "Shrunk")
+
+
+def test_by_default_a_map_whose_groups_do_not_fit_is_shrunk_but_not_factored(pellucid):
+    words = ("explain", "cat.jpg", "--samples", "24", "--model", "nets.py:build", *LARGE)
+    limit = ("--memory-limit", "1MiB")
+    while (done := pellucid(*words, "--force", "--estimator", "shrunk", *limit)).code:
+        limit = ("--memory-limit", re.search(r"Write memory_limit='(\d+MiB)' or more", done.err)[1])
+    assert "6 rows that must go together" in pellucid(*words, "--force", "--estimator", "factored", *limit).err
+    [told] = pellucid(*words, "--force", *limit, "--json").objects
+    assert "So the map is shrunk, but not factored." in told["notes"][-1]
 
 
 @pytest.mark.doors

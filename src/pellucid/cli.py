@@ -429,9 +429,10 @@ def _estimator(name: str, n_samples: Any = None) -> Any:
     from pellucid.modalities.image.shrunk import Shrunk
 
     best = Shrunk(Factored())
-    few: dict[Any, Any] = {1: Mean(), 2: Shrunk(), 3: Shrunk()}
+    few = getattr(n_samples, "at_most", n_samples) or _MOST
+    enough = few >= (18 if hasattr(n_samples, "at_most") else 4)  # three groups show an error
     known = {
-        "auto": few.get(n_samples, best),
+        "auto": best if enough else Shrunk() if few > 1 else Mean(),
         "mean": Mean(),
         "antithetic": Antithetic(),
         "shrunk": Shrunk(),
@@ -444,7 +445,7 @@ def _explained(
     explainer: "Explainer", model: "Model", x: "Input", target: Any, report: Report, *, strict: bool
 ) -> tuple["Attribution", list[str]]:
     """The explanation, and what is to be said of how it was made."""
-    from pellucid.errors import CutError
+    from pellucid.errors import CutError, MemoryLimit
 
     def told(so_far: "Progress") -> None:
         if so_far.memory is not None:  # before the run
@@ -453,7 +454,7 @@ def _explained(
 
     try:
         return explainer(model, x, target, progress=told), []
-    except CutError as reason:
+    except (CutError, MemoryLimit) as reason:
         if strict:
             raise
         other: Explainer = replace(cast("Any", explainer), estimator=_estimator("shrunk"))

@@ -51,5 +51,5 @@ def test_a_function_is_tuned_by_its_outputs():
 def test_other_models_have_one_precision_and_no_watch():
     with SUM.undisturbed(pl.Key.named("x")) as quiet, quiet.watched(3) as watch:
         assert watch is None
-        quiet.settle_precision(uniform(1, 3), lambda: pytest.fail("there is nothing to choose"))
+        quiet.settle_precision(uniform(1, 3), lambda: pytest.fail("there is nothing to choose"), "", spread=False)
     assert "precision" not in SUM.run(uniform(1, 3))

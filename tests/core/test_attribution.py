@@ -1,3 +1,4 @@
+import itertools
 import json
 from dataclasses import dataclass, replace
 
@@ -6,9 +7,23 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tests.oracles import Linear, conv_net, uniform
+from torch import nn
 
 import pellucid as pl
 from pellucid.core.estimate import Estimate
+
+
+def mixing(*widths: int) -> list[nn.Module]:
+    """Linear layers with fixed weights and tanh between them."""
+    layers: list[nn.Module] = []
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+        with torch.no_grad():
+            layer.weight.copy_(uniform(outputs, inputs, seed=i) - 0.5)
+            layer.bias.copy_(uniform(outputs, seed=i) - 0.5)
+        layers += [layer, nn.Tanh()]
+    return layers[:-1]
+
 
 NET = conv_net()
 X = uniform(3, 3, 9, 9)
@@ -224,3 +239,71 @@ def test_files_that_are_no_attribution_are_refused_in_words(tmp_path, a):
 
 def test_its_repr_is_short(a):
     assert repr(a) == "<Attribution of 3 by SmoothGrad: (3, 3, 9, 9)>"
+
+
+# --- more samples: what one long run would have given
+
+UNEVEN = pl.TorchModel(nn.Sequential(nn.Flatten(), *mixing(27, 8, 3)))  # its inputs stop at different counts
+MANY = torch.cat([uniform(1, 3, 3, 3, seed=1), uniform(1, 3, 3, 3, seed=2) * 3, uniform(1, 3, 3, 3, seed=3) * 9])
+
+
+def smooth(n: int | pl.Until) -> pl.Attribution:
+    return pl.SmoothGrad(n_samples=n, noise_level=1.0)(UNEVEN, MANY, 0)
+
+
+def assert_one_run(longer: pl.Attribution, expected: pl.Attribution) -> None:
+    for found in (longer, longer.reproduce(UNEVEN, MANY)):
+        assert found.recipe == expected.recipe
+        assert found.estimate.samples == expected.estimate.samples
+        assert found.estimate.stopped == expected.estimate.stopped
+        # Matrices of other numbers of rows round differently.
+        torch.testing.assert_close(
+            found.scores, expected.scores, rtol=0, atol=1e-6 * float(expected.scores.abs().max())
+        )
+        torch.testing.assert_close(found.estimated_error, expected.estimated_error, rtol=1e-5, atol=0)
+
+
+UNTIL = pl.Until(error=0.3, at_most=300)
+
+
+def test_its_inputs_stop_at_different_counts():
+    assert len(set(smooth(UNTIL).estimate.samples)) == 3
+
+
+@pytest.mark.parametrize("until", [UNTIL, replace(UNTIL, further=16), replace(UNTIL, at_least=50)])
+def test_so_many_samples_more_after_each_stop(until):
+    a = smooth(until)
+    once = a.extend(UNEVEN, MANY, 6)
+    assert [n - m for n, m in zip(once.estimate.samples, a.estimate.samples, strict=True)] == [6, 6, 6]
+    assert_one_run(once, smooth(replace(until, further=until.further + 6)))
+    assert_one_run(once.extend(UNEVEN, MANY, 5), smooth(replace(until, further=until.further + 11)))
+
+
+def test_on_to_a_smaller_error():
+    a = smooth(UNTIL)
+    assert_one_run(a.extend(UNEVEN, MANY, replace(UNTIL, error=0.15)), smooth(replace(UNTIL, error=0.15)))
+    same = a.extend(UNEVEN, MANY, replace(UNTIL, error=0.29))
+    assert_one_run(same, smooth(replace(UNTIL, error=0.29)))
+
+
+def test_from_a_count_to_an_error_and_on():
+    a = smooth(20).extend(UNEVEN, MANY, UNTIL)
+    assert min(a.estimate.samples) >= 20
+    assert_one_run(a, smooth(replace(UNTIL, at_least=20)))
+    assert_one_run(a.extend(UNEVEN, MANY, 5), smooth(replace(UNTIL, at_least=20, further=5)))
+    again = a.extend(UNEVEN, MANY, 5).extend(UNEVEN, MANY, 5)
+    assert_one_run(again, smooth(replace(UNTIL, at_least=20, further=10)))
+
+
+def test_to_an_error_that_was_reached_already_nothing_is_added():
+    one, x = smooth(UNTIL)[0], MANY[:1]
+    a = one.extend(UNEVEN, x, replace(UNTIL, error=0.9))
+    assert (a.samples_used, a.cost.backward) == (one.samples_used, 0)
+    assert torch.equal(a.scores, one.scores)
+    assert a.reproduce(UNEVEN, x).samples_used == one.samples_used
+
+
+@pytest.mark.doors
+def test_a_batch_that_no_one_run_describes_is_extended_one_by_one():
+    with pytest.raises(pl.ArgumentError, match=r"Extend them one by one, a\[i\].extend"):
+        smooth(UNTIL).extend(UNEVEN, MANY, replace(UNTIL, error=0.9))

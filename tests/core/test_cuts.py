@@ -424,6 +424,12 @@ class Gated(nn.Module):
     ("gate", "pooled"),
     [
         pytest.param(lambda x, s: x * s, True, id="broadcast"),
+        pytest.param(lambda x, s: x / (2 - s), True, id="divided"),
+        pytest.param(lambda x, s: torch.lerp(x, 2 * x, s), True, id="lerp"),
+        pytest.param(lambda x, s: torch.addcmul(x, x, s), True, id="addcmul"),
+        pytest.param(lambda x, s: torch.pow(x + 1, s), True, id="power"),
+        pytest.param(lambda x, s: F.glu(torch.cat([x, x + s], 1), 1), False, id="glu"),
+        pytest.param(lambda x, s: F.local_response_norm(x, 3), True, id="response norm"),
         pytest.param(lambda x, s: s * x, True, id="the other way round"),
         pytest.param(lambda x, s: x.mul_(s), True, id="in place"),
         pytest.param(lambda x, s: x * s.expand_as(x), True, id="expanded"),
@@ -651,6 +657,16 @@ def test_a_norm_can_be_a_named_cut(norm):
     """Equal to a cut at the identity that follows it."""
     net = nn.Sequential(conv(3, 4), nn.Tanh(), norm, nn.Flatten(2), nn.Unflatten(2, (12, 12)), nn.Tanh(), head(4))
     torch.testing.assert_close(explained(net, "2").scores, explained(net, "3").scores, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "joined",
+    [lambda x, s: torch.where(x > 0.1, x, s), torch.maximum, lambda x, s: x - s, lambda x, s: x / (1 + x.abs())],
+    ids=["where", "maximum", "difference", "softsign"],
+)
+def test_sums_and_choices_are_no_gates(joined):
+    [cut] = cuts_of(Gated(joined, pooled=False), 3, 12, 12)
+    assert cut.endswith(" 4x12x12")
 
 
 def test_what_lies_off_the_path_of_named_cuts_is_not_looked_at():

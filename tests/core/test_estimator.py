@@ -87,7 +87,7 @@ def test_progress_counts_every_sample_once():
 
 def test_state_holds_the_moments_in_float64():
     state = sample(stream_of(uniform(1, 9, 2)), Variance()).state
-    assert set(state) == {"mean", "m2", "m3", "m4", "draws"}
+    assert set(state) == {"mean", "m2", "m3", "m4", "draws", "stop"}
     assert all(state[name].dtype == torch.float64 for name in ("mean", "m2", "m3", "m4"))
 
 
@@ -186,6 +186,12 @@ def test_at_the_most_samples_it_says_how_many_more_would_have_been_needed():
 def test_samples_that_all_agree_stop_at_once_with_no_error():
     estimate = sample(stream_of(torch.ones(1, 100, 4), 7, pl.Until(error=0.01, at_most=100)), Mean())
     assert (estimate.samples, float(estimate.error)) == ((16,), 0.0)
+
+
+def test_the_cost_at_most_counts_what_is_taken_after_the_stop():
+    once = pl.Cost(forward=1, backward=1)
+    assert Mean().cost(once, pl.Until(error=0.3, at_most=100, further=30)) == once * 130
+    assert pl.Antithetic().cost(once, pl.Until(error=0.3, at_most=100, further=3)) == once * 104
 
 
 def test_further_samples_are_taken_after_the_stop():

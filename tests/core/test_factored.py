@@ -1,5 +1,7 @@
 """Factored gradients against factors computed by hand, and their bias against its closed form."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -484,7 +486,8 @@ def test_extending_what_was_stored_equals_one_long_run(tmp_path):
 def test_extending_to_an_until_equals_one_run_to_it():
     until = pl.Until(error=1e-9, at_most=60)
     longer = smooth(pl.Factored(), 12)(MODEL, X[:1]).extend(MODEL, X[:1], until)
-    same(longer, smooth(pl.Factored(group=4), until)(MODEL, X[:1]))
+    same(longer, smooth(pl.Factored(group=4), replace(until, at_least=12))(MODEL, X[:1]))
+    same(longer.reproduce(MODEL, X[:1]), longer)
 
 
 @pytest.mark.parametrize("group", [None, 6, 12])

@@ -169,3 +169,34 @@ def test_where_outputs_are_too_rough_to_be_compared_nothing_is_folded():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).bfloat16()
     a = pl.SmoothGrad(n_samples=2)(pl.TorchModel(net), uniform(1, 3, 9, 9), 0)
     assert a.recipe.run["folded"] == 0
+
+
+def normed() -> nn.Sequential:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    net[1].running_mean.fill_(0.3)
+    net[1].running_var.fill_(2.0)
+    return net
+
+
+def train(net: nn.Sequential) -> None:
+    net.train()
+
+
+def hook(net: nn.Sequential) -> None:
+    net[0].register_forward_hook(lambda module, args, output: 2 * output)
+
+
+def double(net: nn.Sequential) -> None:
+    net.double()
+
+
+@pytest.mark.parametrize("change", [train, hook, double])
+def test_what_changes_after_the_first_call_is_seen_by_the_second(change):
+    """Modes, hooks and types are no part of the structure by which pairs are known."""
+    net, x = normed(), uniform(2, 3, 9, 9)
+    model, explain = pl.TorchModel(net, mode="as-is"), pl.SmoothGrad(n_samples=4)
+    assert explain(model, x, 0).recipe.run["folded"] == 1
+    change(net)
+    found, expected = explain(model, x, 0), explain(pl.TorchModel(net, mode="as-is"), x, 0)
+    assert found.recipe.run["folded"] == expected.recipe.run["folded"] == (change is double)
+    assert torch.equal(found.scores, expected.scores)

@@ -107,6 +107,9 @@ def test_many_inputs_are_counted():
     more = model.predicted_peak(ten, 4) - model.predicted_peak(one, 4)
     assert more == pytest.approx(9 * one.numel() * 100, rel=0.3)
     assert model.predicted_peak(one, 4, maps=2) > model.predicted_peak(one, 4)
+    double = pl.TorchModel(conv_net().double())
+    more = double.predicted_peak(ten, 4) - double.predicted_peak(one, 4)
+    assert more >= 9 * one.numel() * 144, "16 batch sums and two moments of 8 bytes each"
     with limited("130MiB").undisturbed(pl.Key.named("x")) as quiet, quiet.watched(100):
         with pytest.raises(pl.MemoryLimit, match="fewer inputs at once than 100"):
             quiet.rows(one, maps=1)
@@ -242,6 +245,37 @@ def test_the_real_peak_of_a_process_stays_under_the_limit():
     rows = [each[3] for each in found]
     assert rows == sorted(rows)
     assert rows[0] < rows[-1]
+
+
+MANY = """
+import sys
+import torch
+from torch import nn
+import pellucid as pl
+
+with torch.random.fork_rng([]):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double().eval()
+    x = torch.rand(300, 3, 48, 48).double()
+a = pl.SmoothGrad(n_samples=4)(pl.TorchModel(net, memory_limit="2GiB"), x, 0)
+print(a.memory.measured, a.memory.predicted)
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads the peak of the process from /proc")
+def test_the_moments_of_many_inputs_in_float64_are_predicted():
+    """The sums of their batches take twice as much as those in float32."""
+    output = subprocess.run([sys.executable, "-c", MANY], capture_output=True, text=True, check=True).stdout
+    measured, predicted = map(int, output.split())
+    assert 300 * 3 * 48 * 48 * 144 < measured <= predicted
+
+
+def test_a_network_whose_type_changed_is_measured_anew():
+    net, x = conv_net(), uniform(1, 3, 64, 64)
+    model = pl.TorchModel(net)
+    single = model.predicted_peak(x, 64)
+    net.double()
+    assert model.predicted_peak(x, 64) == pl.TorchModel(net).predicted_peak(x, 64) > 1.3 * single
 
 
 def test_a_network_on_several_devices_shares_the_limit():

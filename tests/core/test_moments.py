@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from tests.oracles import uniform
 
@@ -94,3 +95,11 @@ def test_the_error_of_a_power_is_its_spread_over_runs():
 
 def test_two_draws_show_no_spread_of_a_power():
     assert power_error(of(uniform(2, 2, 4)).sums, 2).tolist() == [torch.inf] * 2
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_the_error_of_the_power_is_as_certain_of_tiny_and_of_huge_maps(scale):
+    """Squares of single precision end at 1e-45 and 1e38."""
+    sums = of(uniform(2, 20, 50) - 0.5).sums
+    expected = power_error(sums, 20) * scale**2
+    torch.testing.assert_close(power_error(sums * scale, 20), expected, rtol=1e-4, atol=0)

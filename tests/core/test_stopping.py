@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -31,19 +32,42 @@ def test_one_draw_is_never_looked_at():
 
 
 def test_a_run_goes_on_from_what_was_taken():
-    assert counts(pl.Until(error=0.5, at_most=100), 1, least=30) == [30, 36, 54, 81, 100]
-    assert counts(pl.Until(error=0.5, at_most=100), 1, least=36) == [36, 54, 81, 100]
-    assert counts(50, 1, least=20) == [50]
-    assert counts(50, 1, least=60) == [60]
+    assert counts(pl.Until(error=0.5, at_most=100), 1, taken=30) == [36, 54, 81, 100]
+    assert counts(pl.Until(error=0.5, at_most=100), 1, taken=36) == [36, 54, 81, 100]
+    assert counts(pl.Until(error=0.5, at_most=100), 1, taken=120) == [120]
+    assert counts(50, 1, taken=20) == [50]
+    assert counts(50, 1, taken=60) == [60]
+
+
+def test_nothing_stops_before_the_least_where_it_is_looked_at_too():
+    assert counts(pl.Until(error=0.5, at_most=100, at_least=30), 1) == [30, 36, 54, 81, 100]
+    assert counts(pl.Until(error=0.5, at_most=100, at_least=30), 1, taken=30) == [30, 36, 54, 81, 100]
+    assert counts(pl.Until(error=0.5, at_most=100, at_least=30), 6) == [5, 6, 9, 14, 16]
+    assert counts(pl.Until(error=0.5, at_most=100, at_least=120), 1) == [120]
 
 
 def test_a_longer_run_is_what_one_run_would_have_been_asked_for():
     until = pl.Until(error=0.5, at_most=100)
-    assert lengthened(50, 50, 30) == 80
-    assert lengthened(50, 54, 30) == 84  # whole groups were taken
-    assert lengthened(until, 36, 30) == pl.Until(error=0.5, at_most=100, further=30)
-    assert lengthened(lengthened(until, 36, 30), 66, 4).further == 34
-    assert lengthened(50, 50, until) == until
+    assert lengthened(50, [50, 50], 30) == 80
+    assert lengthened(50, [54], 30) == 84  # whole groups were taken
+    assert lengthened(until, [36, 54], 30) == pl.Until(error=0.5, at_most=100, further=30)
+    assert lengthened(lengthened(until, [36], 30), [66], 4).further == 34
+    assert lengthened(50, [50, 50], until) == replace(until, at_least=50)
+
+
+def test_a_smaller_error_is_sought_where_one_run_would_have_looked():
+    until, closer = pl.Until(error=0.5, at_most=100), pl.Until(error=0.2, at_most=400)
+    assert lengthened(until, [36, 54], closer) == closer
+    assert lengthened(replace(until, at_least=30), [30, 54], closer) == replace(closer, at_least=30)
+    assert lengthened(closer, [36, 36], until) == replace(until, at_least=36)
+    assert lengthened(replace(until, further=4), [40], closer) == replace(closer, at_least=40)
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize("earlier", [pl.Until(error=0.1, at_most=100), pl.Until(error=0.5, at_most=100, further=4)])
+def test_inputs_that_no_one_run_describes_are_extended_one_by_one(earlier):
+    with pytest.raises(pl.ArgumentError, match=r"took 36, 54 samples, and no one run .* Extend them one by one"):
+        lengthened(earlier, [54, 36, 54], pl.Until(error=0.3, at_most=100))
 
 
 def test_the_most_samples_include_those_after_the_stop():
@@ -59,7 +83,9 @@ def test_an_error_is_a_positive_number(error):
 
 
 @pytest.mark.doors
-@pytest.mark.parametrize("settings", [{"at_most": 1}, {"at_most": 2.5}, {"at_most": 10, "further": -1}])
+@pytest.mark.parametrize(
+    "settings", [{"at_most": 1}, {"at_most": 2.5}, {"at_most": 10, "further": -1}, {"at_most": 10, "at_least": -1}]
+)
 def test_counts_out_of_range_are_refused(settings):
     with pytest.raises(pl.ArgumentError, match="is a whole number"):
         pl.Until(error=0.5, **settings)

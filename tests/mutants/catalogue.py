@@ -625,7 +625,8 @@ MUTANTS = [
         "attention is cut", "core/cuts.py", 'name.startswith("Softmax") and len(_shape(node)) > 2', "False", (CUTS,)
     ),
     Mutant(
-        "gates are cut", "core/cuts.py", 'if name == "Mul" and len(inputs) > 1 and', 'if name == "Gate" and', (CUTS,)
+        "gates are cut", "core/cuts.py", 'gate = name in _GATES or "Rnn" in name or (name not in _SUMS and len(inputs) > 1)',
+        "gate = False", ("tests/core/test_cuts.py",),
     ),
     Mutant(
         "any tensor can be a named cut",
@@ -948,4 +949,27 @@ MUTANTS = [
            (DEPTHWISE,)),
     Mutant("rows are counted, not their bytes", "core/model.py", "return 2 if self.bfloat16 else x.element_size()",
            "return 4", ("tests/core/test_model.py",)),
+    # found by review
+    Mutant("gates of one operand are cut", "core/cuts.py", '_GATES = {"Glu"}', "_GATES = set()",
+           ("tests/core/test_cuts.py",)),
+    Mutant("a map that was shrunk to nothing is certain", "core/estimator.py", "self.still & (squared == 0)",
+           "squared == 0", (SHRUNK, COMBINED)),
+    Mutant("pairs are trusted as they were found", "core/model.py",
+           " or not all(is_plain(module) for module in known)", "", (FOLDING,)),
+    Mutant("further samples are taken again", "core/estimator.py",
+           "self._leave(wave, moments, why, stop)  # it had", "self._leave(wave, moments, why, moments.count)  # it had",
+           (ATTRIBUTION,)),
+    Mutant("one test of the precision serves all", "core/model.py",
+           "kind = (self._kind(x), self._hashed and self._hashed[1], about)", "kind = (self._kind(x),)",
+           ("tests/core/test_precision.py",)),
+    Mutant("a variance may be rounded", "core/precision.py", " and (r < _SYSTEMATIC or not spread)", "",
+           ("tests/core/test_precision.py",)),
+    Mutant("squares of tiny maps are nothing", "core/moments.py",
+           "flat.abs().amax((1, 2)).clamp(min=torch.finfo(flat.dtype).tiny)[:, None, None]",
+           "torch.ones(len(flat), 1, 1)", ("tests/core/test_moments.py",)),
+    Mutant("moments in float64 are counted as single", "core/memory.py", "digit = max(size, 4)", "digit = 4",
+           ("tests/core/test_memory.py",)),
+    Mutant("a smaller error forgets the least", "core/stopping.py",
+           "return replace(more, at_least=max(more.at_least, n_samples.at_least))", "return more",
+           ("tests/core/test_stopping.py",)),
 ]  # fmt: skip

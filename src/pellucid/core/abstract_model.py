@@ -3,7 +3,7 @@
 import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -153,11 +153,18 @@ class Model(ABC):
         yield
 
     def settle_precision(  # noqa: B027  # most models leave no choice
-        self, x: Float[Tensor, "b *features"], halves: Callable[[], Sequence[Callable[["Model"], Tensor]]]
+        self,
+        x: Float[Tensor, "b *features"],
+        halves: Callable[[], Sequence[Callable[["Model"], Tensor]]],
+        about: Hashable,
+        *,
+        spread: bool,
     ) -> None:
         """Choose the precision of what follows in this call, if there is a choice: see precision.py.
 
-        `halves` gives what computes the two halves of the samples with a model. Only inside `undisturbed`.
+        `halves` gives what computes the two halves of the samples with a model; what is found holds for the same
+        weights, shapes and samples, which `about` tells from others. `spread` says that the spread of the samples is
+        what is estimated. Only inside `undisturbed`.
         """
 
     @abstractmethod

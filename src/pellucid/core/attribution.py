@@ -174,8 +174,8 @@ class Attribution:
 
         Raises:
             RecipeError: other weights or inputs than those of the recipe.
-            ArgumentError: nothing was sampled, or the inputs of a batch have taken different numbers of samples, which
-                no one count describes: extend each of them, or to an Until.
+            ArgumentError: nothing was sampled; or the inputs of a batch have taken different numbers of samples, from
+                which no one run goes on to this Until: one with a larger error, or after further samples.
 
         Example:
             >>> import torch, pellucid as pl
@@ -188,7 +188,7 @@ class Attribution:
             check_count("n", n)
         explainer = _expect(callable, decode(self.recipe.explainer), "a method")
         draws = self.estimate.state["draws"].tolist() if "draws" in self.estimate.state else [0] * len(self)
-        longer = explainer.extended(self.estimate.samples[0], max(draws[0], 1), n)
+        longer = explainer.extended(self.estimate.samples, max(draws[0], 1), n)
         if not all(draws):
             raise ArgumentError("This result kept no state to which samples can be added. Run the method with more.")
         again = self._model(model)

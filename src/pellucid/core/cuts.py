@@ -42,9 +42,14 @@ _LINEAR_FAMILIES = (
 )
 # Products are linear if one operand alone depends on the input.
 _PRODUCTS = {"Mul", "Bmm", "Baddbmm", "Mm", "Addmm"}
+# Of several operands that depend on the input these take sums or choose; what else has several multiplies them.
+_SUMS = {"Add", "AsStridedScatter", "Cat", "CopySlices", "IndexAdd", "IndexCopy", "IndexPut", "MaskedScatter",
+         "Maximum", "Minimum", "Scatter", "ScatterAdd", "SelectScatter", "SliceScatter", "Stack", "Sub",
+         "Where"}  # fmt: skip
+_GATES = {"Glu"}  # of one operand, whose halves are multiplied
 _ATTENTION = ("ScaledDotProduct", "EfficientAttention", "FlashAttention", "NativeMultiHeadAttention")
-_POINTWISE = {"Add", "Clamp", "ClampMax", "ClampMin", "Clone", "Div", "Erf", "Exp", "Hardsigmoid", "Hardtanh", "Log",
-              "Log1P", "Mul", "Neg", "Pow", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh", "Threshold",
+_POINTWISE = {"Abs", "Add", "Clamp", "ClampMax", "ClampMin", "Clone", "Div", "Erf", "Exp", "Hardsigmoid", "Hardtanh",
+              "Log", "Log1P", "Mul", "Neg", "Pow", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh", "Threshold",
               "ToCopy"}  # fmt: skip
 _MOVED_AXES = {"Permute", "Transpose", "NativeLayerNorm", "View", "Reshape", "UnsafeView"}
 _FALLEN = 0.75  # of the resolution; padding by a pixel or two is no change
@@ -269,7 +274,8 @@ def _refuse_products(node: Node) -> None:
             "The network has attention, whose factors do not average apart: measured, scores of tokens became worse. "
             f"{_INSTEAD}."
         )
-    if name == "Mul" and len(inputs) > 1 and not set.intersection(*map(_pointwise_roots, inputs)):
+    gate = name in _GATES or "Rnn" in name or (name not in _SUMS and len(inputs) > 1)
+    if gate and not (len(inputs) > 1 and set.intersection(*map(_pointwise_roots, inputs))):
         raise CutError(
             "The network multiplies activations with each other (a gate, such as squeeze-and-excitation), for which "
             f"the bias of a cut was not measured. {_INSTEAD}, or name modules, Factored(cuts=('layer1', ...))."

@@ -20,6 +20,7 @@ from pellucid.core.stopping import Until, counts, most
 
 __all__ = ["Antithetic", "Draw", "Estimator", "Finished", "Mean", "Samples", "Variance", "sample"]
 
+_THEN = "; then "  # stands between why an input stopped and what was taken after
 _IN_STEP = 8  # draws of an input in one micro-batch, where there are other inputs to fill it
 
 
@@ -61,7 +62,8 @@ class Finished:
     """The maps of W inputs, and the mean squared error per element that they would have with t times the draws.
 
     `power` is the signal's, `power_error` its standard error; `plain(t)` the squared error of the plain mean of the
-    same samples, `bias` the part of `squared` that more draws do not lower. None, or infinite, is what is not known.
+    same samples, `bias` the part of `squared` that more draws do not lower. `still` are the inputs whose draws were all
+    the same. None, or infinite, is what is not known.
     """
 
     values: Tensor
@@ -71,6 +73,7 @@ class Finished:
     squared: Callable[[float], Tensor]
     plain: Callable[[float], Tensor]
     bias: Tensor
+    still: Tensor
 
     def relative(self, times: float = 1.0) -> Tensor:
         """The relative RMS error of each map, infinite where there is no signal yet."""
@@ -79,7 +82,8 @@ class Finished:
     def _relative(self, squared: Tensor) -> Tensor:
         error = (squared / self.power.clamp(min=torch.finfo(torch.float64).tiny)).sqrt()
         known = torch.where(self.power > 2 * self.power_error, error, torch.inf)  # nor is it of what is not finite
-        return torch.where(squared == 0, 0.0, known.nan_to_num(nan=torch.inf, posinf=torch.inf))
+        # Estimates that were shrunk to nothing have no error of their own either, and are not certain for it.
+        return torch.where(self.still & (squared == 0), 0.0, known.nan_to_num(nan=torch.inf, posinf=torch.inf))
 
 
 class Estimator(ABC, Value):
@@ -110,6 +114,8 @@ class Estimator(ABC, Value):
         """The passes for one input, at most."""
         how = self.how(n_samples)
         draws = counts(n_samples, how.size)[-1]
+        if isinstance(n_samples, Until):
+            draws += -(-n_samples.further // how.size)
         beside = sum(how.beside(i) for i in range(draws)) * how.size
         return base * (draws * how.size) + Cost(backward=base.backward * beside)
 
@@ -195,6 +201,7 @@ def _unbiased(values: Tensor, noise: Tensor, spread: Tensor | None, moments: Mom
         squared=lambda times: squared / times,
         plain=lambda times: squared / times,
         bias=torch.zeros_like(squared),
+        still=moments.still,
     )
 
 
@@ -222,8 +229,10 @@ class _Run:
         self.end = counts(n, self.how.size)[-1]
         self.looks = set(counts(Until(error=1.0, at_most=max(most(n), 2)), self.how.size))
         self.taken = [0] * self.samples.inputs
+        self.stops = [0] * self.samples.inputs
         if self.samples.earlier is not None:
             self.taken = [int(draws) for draws in self.samples.earlier.state["draws"]]
+            self.stops = [int(draws) for draws in self.samples.earlier.state["stop"]]
         self.expected = [max(self.end + self.further - taken, 0) for taken in self.taken]
         self.stopped = [""] * self.samples.inputs
         self.draws = list(self.taken)
@@ -233,14 +242,20 @@ class _Run:
         """Inputs that go together: as many as keep a micro-batch full, and all with as many draws behind them."""
         first = counts(self.samples.n_samples, self.how.size)[0]
         together = max(self.samples.rows // (self.how.size * min(_IN_STEP, first)), 1)
-        for taken in sorted(set(self.taken)):
-            alike = [i for i in range(self.samples.inputs) if self.taken[i] == taken]
+        behind = list(zip(self.taken, self.stops, strict=True))
+        for one in sorted(set(behind)):
+            alike = [i for i in range(self.samples.inputs) if behind[i] == one]
             yield from (alike[start : start + together] for start in range(0, len(alike), together))
 
     def take(self, wave: list[int]) -> None:
         """All draws of these inputs, each until its stop."""
-        taken = self.taken[wave[0]]
+        taken, stop = self.taken[wave[0]], self.stops[wave[0]]
         moments = self._resumed(wave) if taken else None
+        if moments is not None and self.until and -(-self.until.at_least // self.how.size) <= stop < taken:
+            assert self.samples.earlier is not None  # noqa: S101  # something was taken
+            why = [self.samples.earlier.stopped[i].partition(_THEN)[0] for i in wave]
+            self._leave(wave, moments, why, stop)  # it had stopped, and goes on from there
+            return
         for count in counts(self.samples.n_samples, self.how.size, taken):
             moments = self._to(count, wave, moments)
             if self.until is None:
@@ -250,7 +265,7 @@ class _Run:
             ready = [row for row, reason in enumerate(why) if reason]
             going = [row for row, reason in enumerate(why) if not reason]
             if ready:
-                self._leave([wave[row] for row in ready], moments.rows(ready), [why[row] for row in ready])
+                self._leave([wave[row] for row in ready], moments.rows(ready), [why[row] for row in ready], count)
             if not going:
                 return
             for row in going:  # an expectation by 1/n, for the time that is left
@@ -259,7 +274,8 @@ class _Run:
             if ready:
                 wave, moments = [wave[row] for row in going], moments.rows(going)
         assert moments is not None  # noqa: S101  # there is one count at the least
-        self._leave(wave, moments, [f"the {moments.count * self.how.size} samples asked for were taken"] * len(wave))
+        why = [f"the {moments.count * self.how.size} samples asked for were taken"] * len(wave)
+        self._leave(wave, moments, why, moments.count)
 
     def _resumed(self, wave: list[int]) -> Moments:
         assert self.samples.earlier is not None  # noqa: S101  # something was taken
@@ -303,12 +319,13 @@ class _Run:
         more = f"about {times * n - n:.0f} more would be needed" if times else "no number of samples is enough"
         return f"error {error:.2g} after {n} samples, the most that were allowed; for {goal:g} {more}"
 
-    def _leave(self, inputs: list[int], moments: Moments, why: Sequence[str]) -> None:
+    def _leave(self, inputs: list[int], moments: Moments, why: Sequence[str], stop: int) -> None:
         if self.further:
-            moments = self._to(moments.count + self.further, inputs, moments)
-            why = [f"{reason}; then {self.further * self.how.size} more" for reason in why]
+            moments = self._to(stop + self.further, inputs, moments)
+            why = [f"{reason}{_THEN}{self.further * self.how.size} more" for reason in why]
         finished = self.estimator.finish(moments)
-        found = {"values": finished.values} | {f"state.{name}": part for name, part in moments.state().items()}
+        state = moments.state() | {"stop": torch.full((len(inputs),), stop)}
+        found = {"values": finished.values} | {f"state.{name}": part for name, part in state.items()}
         if moments.count > 1:
             found["error"] = finished.relative()
         if finished.standard_error is not None:

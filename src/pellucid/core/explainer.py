@@ -139,8 +139,8 @@ class Explainer(Method):
     def check_features(self, features: tuple[int, ...]) -> None:
         """Raises ArgumentError, before any work, for inputs of a shape that the method cannot explain."""
 
-    def extended(self, taken: int, draws: int, more: int | Until) -> "Explainer":
-        """The method that one long run would have had, after one that took `taken` samples in `draws` draws.
+    def extended(self, taken: Sequence[int], draws: int, more: int | Until) -> "Explainer":
+        """The method that one long run would have had, after one that took `taken` samples, the first in `draws`.
 
         Raises:
             ArgumentError: nothing is sampled.

@@ -97,6 +97,7 @@ class Factored(Estimator):
             squared=lambda times: noise / times + bias,
             plain=lambda times: plain / times,
             bias=bias,
+            still=moments.still,
         )
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Pair", "find_pairs", "folded"]
+__all__ = ["Pair", "find_pairs", "folded", "is_plain"]
 
 Pair = tuple[nn.Module, nn.Module]
 """A convolution and the batch norm after it."""
@@ -36,7 +36,7 @@ def find_pairs(net: nn.Module, forward: Callable[[], Tensor]) -> tuple[Pair, ...
 
     with ExitStack() as stack:
         for module in net.modules():
-            if _plain(module):
+            if is_plain(module):
                 stack.callback(module.register_forward_hook(watch).remove)
         result = forward()
     if result.grad_fn is None or _SAME * torch.finfo(result.dtype).eps > _TELLING:
@@ -95,7 +95,7 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def _plain(module: nn.Module) -> bool:
+def is_plain(module: nn.Module) -> bool:
     """Whether the module is a convolution, or a norm that uses its running statistics, and does nothing besides."""
     hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks  # noqa: SLF001
     if hooked or "forward" in vars(module):

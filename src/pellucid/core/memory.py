@@ -36,15 +36,17 @@ _BASE = 80 * _MIB
 """Threads, compiled kernels and whatever a first call loads."""
 
 _SLACK = 1.35
-_MAP = 100
-"""Bytes that the moments of one map take for each of its elements."""
+_DIGITS, _SUMS = 36, 16
+"""Of the moments of one map, for each of its elements: bytes in float64, and batch sums in the map's own type."""
 
-_RESULT = 16
+_RESULT = 4
+"""Numbers of that type that a result holds for each element."""
+
 _FINISHING = 250
 """Bytes for each element of a map that an estimator needs at the end, the wavelets' most of all."""
 
 _ENGINE = 6
-"""Arrays like the rows, in float32, that sampling holds at once: noise of two micro-batches, copies, earlier maps."""
+"""Arrays like the rows that sampling holds at once: noise of two micro-batches, copies, earlier maps."""
 
 _FACTORED = 4
 """More of them, with plain maps beside factored ones."""
@@ -178,9 +180,10 @@ def predicted(x: Tensor, inputs: int, rows: int, *, live: int, maps: int, factor
     """
     elements, size = x[0].numel(), x.element_size()
     waiting = inputs + min(inputs, max(rows // 8, 1)) if maps else 0  # results, and moments on their way there
-    held = weights + elements * (inputs * (size + _RESULT) + waiting * maps * _MAP)
+    digit = max(size, 4)  # maps are in float32 at the least
+    held = weights + elements * (inputs * (size + _RESULT * digit) + waiting * maps * (_DIGITS + _SUMS * digit))
     arrays = (_ENGINE + _FACTORED * factored) if maps else 0
-    engine = rows * elements * (4 * arrays + 2 * size)
+    engine = rows * elements * (digit * arrays + 2 * size)
     return int(_BASE + held + max(_SLACK * (live + engine), _FINISHING * maps * elements))
 
 

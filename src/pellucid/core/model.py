@@ -8,7 +8,7 @@ heap.py, memory.py, footprint.py, precision.py and tuning.py what makes them fit
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -24,7 +24,7 @@ from pellucid.core.card import Cost, Needs
 from pellucid.core.checks import check_choice, check_count
 from pellucid.core.depthwise import strides_in_single
 from pellucid.core.fingerprint import hash_of, marks
-from pellucid.core.folding import find_pairs, folded
+from pellucid.core.folding import find_pairs, folded, is_plain
 from pellucid.core.footprint import Footprint, measured
 from pellucid.core.guard import one_call_at_a_time, same_network, same_random_state
 from pellucid.core.heap import kept_heap
@@ -53,7 +53,8 @@ class TorchModel(Model):
     `device` other than the network's own works on a copy there, which follows what is written into the network's
     weights; a tuple of devices divides each micro-batch among copies (a network that draws random numbers needs
     different ones). `precision="bfloat16"` is autocast; "auto" lets sampling methods compare eight samples in both
-    precisions and take bfloat16 if that is worth it, and is float32 otherwise (a network in another type stays in it).
+    precisions and take bfloat16 if that is worth it, and is float32 otherwise. A network in another type than float32
+    stays in it.
     `memory_limit` ("2GiB", or bytes) bounds what a call takes above what there is at its start.
 
     Raises:
@@ -106,8 +107,8 @@ class TorchModel(Model):
         self.recorded: PrecisionTest | None = None  # by the recipe that is run again
         # What was learnt of a shape of inputs, shared with copies:
         self.plain: set[tuple[int, ...]] = set()  # it cannot be taken in channels_last
-        self.pairs: dict[tuple[int, ...], tuple[tuple[str, str], ...]] = {}  # norms that can be folded
-        self.tested: dict[tuple[int, ...], PrecisionTest] = {}
+        self.pairs: dict[Hashable, tuple[tuple[str, str], ...]] = {}  # norms that can be folded
+        self.tested: dict[tuple[Hashable, ...], PrecisionTest] = {}
         # Within a call:
         self.inside = self.was_training = False
         self.pool: ThreadPoolExecutor | None = None
@@ -137,8 +138,9 @@ class TorchModel(Model):
 
     @property
     def bfloat16(self) -> bool:
-        """Whether passes run in bfloat16 autocast now."""
-        return self.precision == "bfloat16" or (self.settled is not None and self.settled.bfloat16)
+        """Whether passes run in bfloat16 autocast now. What is not float32 autocast leaves alone."""
+        asked = self.precision == "bfloat16" or (self.settled is not None and self.settled.bfloat16)
+        return asked and self.dtype == torch.float32
 
     @property
     def networks(self) -> Networks:
@@ -185,38 +187,46 @@ class TorchModel(Model):
         if self.folded_bytes:  # by a method around this one
             yield
             return
-        shape = tuple(x.shape[1:])
-        if shape not in self.pairs:
-            names = {module: name for name, module in self.net.named_modules()}
+        kind = self._kind(x)
+        modules = dict(self.net.named_modules())
+        known = [modules[name] for pair in self.pairs.get(kind, ()) for name in pair]
+        # Modes and hooks are no part of the structure, and may have changed since.
+        if kind not in self.pairs or not all(is_plain(module) for module in known):
+            names = {module: name for name, module in modules.items()}
             # In full precision: rounding would hide whether folding changes anything.
             first = replace(self.networks.each[0], bfloat16=False)
             with torch.enable_grad():
                 found = find_pairs(self.net, lambda: first.outputs_as_asked(x[:1]))
-            self.pairs[shape] = tuple((names[convolution], names[norm]) for convolution, norm in found)
+            self.pairs[kind] = tuple((names[convolution], names[norm]) for convolution, norm in found)
         with ExitStack() as stack:
             stack.callback(setattr, self, "folded_bytes", self.folded_bytes)
             for net in self.replicas.nets:
-                known = dict(net.named_modules())
-                pairs = [(known[convolution], known[norm]) for convolution, norm in self.pairs[shape]]
+                modules = dict(net.named_modules())
+                pairs = [(modules[convolution], modules[norm]) for convolution, norm in self.pairs[kind]]
                 stack.enter_context(folded(pairs))
                 stack.enter_context(strides_in_single(net))
                 self.folded_bytes += sum(p.nbytes for convolution, _ in pairs for p in convolution.parameters())
             yield
 
     def settle_precision(
-        self, x: Float[Tensor, "b *features"], halves: Callable[[], Sequence[Callable[[Model], Tensor]]]
+        self,
+        x: Float[Tensor, "b *features"],
+        halves: Callable[[], Sequence[Callable[[Model], Tensor]]],
+        about: Hashable,
+        *,
+        spread: bool,
     ) -> None:
         if self.precision != "auto" or self.settled is not None or self.dtype != torch.float32:
             return
-        shape = tuple(x.shape[1:])
-        if self.recorded is None and shape not in self.tested:
+        kind = (self._kind(x), self._hashed and self._hashed[1], about)
+        if self.recorded is None and kind not in self.tested:
             with self.undisturbed(Key.named("precision")) as apart:
                 single, half = apart.in_precision(None), apart.in_precision("bfloat16")
                 parts = halves()
                 slow, fast = ([partial(part, model) for part in parts] for model in (single, half))
-                self.tested[shape] = compare(slow, fast, self.now)
+                self.tested[kind] = compare(slow, fast, self.now, spread=spread)
             self.trials += single.passes + half.passes + single.trials + half.trials
-        self.settled = self.recorded or self.tested[shape]
+        self.settled = self.recorded or self.tested[kind]
 
     def in_precision(self, precision: Literal["bfloat16"] | None) -> "TorchModel":
         """A copy for trials, which counts its own passes."""
@@ -279,7 +289,7 @@ class TorchModel(Model):
             "select": self.select,
             "layout": "channels_last" if x.ndim == 4 and shape not in self.plain else "contiguous",
             "threads": torch.get_num_threads(),
-            "folded": len(self.pairs.get(shape, ())),
+            "folded": len(self.pairs.get(self._kind(x), ())),
             **({} if self.settled is None else {"precision_test": self.settled.data()}),
         }
 
@@ -290,6 +300,10 @@ class TorchModel(Model):
         self.recorded = PrecisionTest.of(run)
         half = run["precision"] == "bfloat16" and self.dtype != torch.bfloat16
         self.precision = "auto" if self.recorded is not None else "bfloat16" if half else None
+
+    def _kind(self, x: Tensor) -> Hashable:
+        """What is learnt of inputs like x is learnt of their shape and of the type in which the network computes."""
+        return (*x.shape[1:], str(self.dtype))
 
     @property
     def _native(self) -> str:
@@ -324,13 +338,13 @@ class TorchModel(Model):
             maps,
             devices=self.replicas.devices,
             weights=self.folded_bytes,
-            kind=(tuple(x.shape[1:]), self.bfloat16, self.folded_bytes > 0),
+            kind=(self._kind(x), self.bfloat16, self.folded_bytes > 0),
             measure=measure,
         )
 
     def _tuned(self, x: Tensor) -> Tuning:
-        known = self.tested.get(tuple(x.shape[1:])) if self.precision == "auto" else None
-        half = self.precision == "bfloat16" or (known is not None and known.bfloat16)
+        chosen = [test for (kind, *_), test in self.tested.items() if kind == self._kind(x)]
+        half = self.precision == "bfloat16" or (self.precision == "auto" and bool(chosen) and chosen[-1].bfloat16)
         both = half or (self.dtype == torch.float32 and has_bfloat16(self.device))
         models = {self._native: self.in_precision(None)} | ({"bfloat16": self.in_precision("bfloat16")} if both else {})
         limit = self.budget.limit or available(self.device) // 2

@@ -81,6 +81,11 @@ class Moments:
         """The squared standard error of the mean per element, float64; zero of a single draw, which shows none."""
         return self.central[1] / max(self.count - 1, 1) / self.count
 
+    @property
+    def still(self) -> Tensor:
+        """Which inputs' draws were all the same, (W,); a single draw shows nothing."""
+        return (self.central[1] == 0).flatten(1).all(1) & (self.count > 1)
+
     def state(self) -> dict[str, Tensor]:
         """All of it as tensors with a row for each input."""
         rows = len(self.sums)
@@ -115,7 +120,10 @@ def power_error(sums: Tensor, draws: int) -> Tensor:
     if k < 3:  # two batches make one product, which shows no spread
         return torch.full((len(sums),), torch.inf, dtype=torch.float64, device=sums.device)
     flat = sums[:, :k].flatten(2)
-    gram = (flat @ flat.transpose(1, 2)).double() / max(flat.shape[2], 1)
+    # In units of the largest sum, whose square single precision may not hold.
+    unit = flat.abs().amax((1, 2)).clamp(min=torch.finfo(flat.dtype).tiny)[:, None, None]
+    scaled = flat / unit
+    gram = (scaled @ scaled.transpose(1, 2)).double() / max(flat.shape[2], 1) * unit.double() ** 2
     squares = gram.diagonal(dim1=1, dim2=2)
     between = gram.sum((1, 2), keepdim=False)[:, None] - 2 * gram.sum(2) + 2 * squares - squares.sum(1, keepdim=True)
     without = between / ((n.sum() - n) ** 2 - ((n**2).sum() - n**2))

@@ -6,6 +6,7 @@ f_i and b_i are the maps of sample i in float32 and bfloat16, s^2 the unbiased v
 first and the last four samples, <., .> the mean of products over the elements. Errors that differ from sample to sample
 add to the variance, so that 1 + r times the samples are needed: worth it if bfloat16 is faster by more. Errors that all
 samples share do not fall with more of them: their power, free of noise since A and B are independent, must be small.
+Where the variance itself is estimated, r is a bias of it, and must be as small.
 """
 
 import math
@@ -60,11 +61,16 @@ class PrecisionTest:
 
 
 def compare(
-    single: Sequence[Callable[[], Tensor]], half: Sequence[Callable[[], Tensor]], clock: Callable[[], float]
+    single: Sequence[Callable[[], Tensor]],
+    half: Sequence[Callable[[], Tensor]],
+    clock: Callable[[], float],
+    *,
+    spread: bool = False,
 ) -> PrecisionTest:
     """The two halves of the samples (4, *features), computed and timed in either precision.
 
-    In the order single A, half A, half B, single B, of which the faster counts: whatever runs first also warms up.
+    `spread` says that the variance of the samples is what is estimated. In the order single A, half A, half B,
+    single B, of which the faster counts: whatever runs first also warms up.
     """
     single_a, slow_a = _timed(single[0], clock)
     try:
@@ -75,7 +81,7 @@ def compare(
     single_b, slow_b = _timed(single[1], clock)
     speed_up = min(slow_a, slow_b) / max(min(fast_a, fast_b), 1e-9)
     r, systematic = _errors(torch.stack([single_a, single_b]).double(), torch.stack([half_a, half_b]).double())
-    better = speed_up > 1 + r and abs(systematic) < _SYSTEMATIC
+    better = speed_up > 1 + r and abs(systematic) < _SYSTEMATIC and (r < _SYSTEMATIC or not spread)
     return PrecisionTest("bfloat16" if better else "float32", _finite(r), _finite(systematic), _finite(speed_up))
 
 

@@ -1,6 +1,7 @@
 """When to stop sampling: at a count, or once the map is as certain as was asked for."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pellucid.core.checks import check_count
@@ -18,8 +19,9 @@ class Until(Value):
 
     The error is the root of the estimated squared error over the signal power: 0.5 leaves a quarter of the map's power
     to noise. It is looked at after 16, 24, 36 ... samples (times 1.5) only, so that chance is asked seldom whether to
-    stop. A map whose signal power is under two of its own standard errors has "no signal yet" and goes on. `further`
-    samples are taken after the stop, whatever it was for.
+    stop. A map whose signal power is under two of its own standard errors has "no signal yet" and goes on. None stops
+    before `at_least` samples, where it is looked at too; `further` samples are taken after the stop, whatever it was
+    for.
 
     Raises:
         ArgumentError: an error that is no positive number, a count out of range.
@@ -35,6 +37,7 @@ class Until(Value):
 
     error: float
     at_most: int
+    at_least: int = 0
     further: int = 0
 
     def __post_init__(self) -> None:
@@ -42,6 +45,7 @@ class Until(Value):
         if not number or not 0 < self.error < math.inf:
             raise ArgumentError(f"`error` is the relative error to reach, such as 0.5. Got {self.error!r}.")
         check_count("at_most", self.at_most, least=2)
+        check_count("at_least", self.at_least, least=0)
         check_count("further", self.further, least=0)
 
 
@@ -60,23 +64,38 @@ def most(n_samples: int | Until) -> int:
     return n_samples.at_most + n_samples.further if isinstance(n_samples, Until) else n_samples
 
 
-def counts(n_samples: int | Until, size: int, least: int = 0) -> list[int]:
+def counts(n_samples: int | Until, size: int, taken: int = 0) -> list[int]:
     """The numbers of draws of `size` samples after which to look, the last one being the end.
 
-    A count of samples becomes the next whole number of draws, `at_most` the one before; `least` have been taken.
+    A count of samples becomes the next whole number of draws, `at_most` the one before. Of a run that has `taken` draws
+    those that are left.
     """
     if not isinstance(n_samples, Until):
-        return [max(-(-n_samples // size), least)]
+        return [max(-(-n_samples // size), taken)]
+    least = -(-n_samples.at_least // size)
     end = max(n_samples.at_most // size, 1, least)
     steps = [int(_FIRST * _FACTOR**k) for k in range(2 + int(math.log(max(end * size, _FIRST) / _FIRST, _FACTOR)))]
     whole = {max(-(-step // size), 2) for step in steps}
-    return sorted({n for n in whole | {least} if max(least, 1) <= n < end} | {end})
+    looks = sorted({n for n in whole | {least} if max(least, 1) <= n < end} | {end})
+    return [n for n in looks if n >= taken] or [taken]
 
 
-def lengthened(n_samples: int | Until, taken: int, more: "int | Until") -> "int | Until":
-    """What a run that took `taken` samples and then `more` would have been asked for."""
-    if isinstance(more, Until):
-        return more
-    if isinstance(n_samples, Until):
-        return replace(n_samples, further=n_samples.further + more)
-    return taken + more
+def lengthened(n_samples: int | Until, taken: Sequence[int], more: "int | Until") -> "int | Until":
+    """What a run that took `taken` samples of each input and then `more` would have been asked for.
+
+    Raises:
+        ArgumentError: the inputs took different numbers, at which one run would not have looked.
+    """
+    if isinstance(more, int):
+        if isinstance(n_samples, Until):
+            return replace(n_samples, further=n_samples.further + more)
+        return taken[0] + more
+    if isinstance(n_samples, Until) and not n_samples.further and more.error <= n_samples.error:
+        # It stopped where the longer run looks, too, and would not have stopped before.
+        return replace(more, at_least=max(more.at_least, n_samples.at_least))
+    if len(set(taken)) > 1:
+        raise ArgumentError(
+            f"The inputs took {', '.join(map(str, sorted(set(taken))))} samples, and no one run stops each of them "
+            "where this would. Extend them one by one, a[i].extend(...), or ask for a smaller error at once."
+        )
+    return replace(more, at_least=max(more.at_least, taken[0]))

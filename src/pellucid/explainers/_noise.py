@@ -98,8 +98,8 @@ class NoisyCopies(Explainer):
         """The noise level, whichever way it was given."""
         return self.noise_level if isinstance(self.noise_level, NoiseLevel) else NoiseLevel(self.noise_level)
 
-    def extended(self, taken: int, draws: int, more: int | Until) -> "NoisyCopies":
-        """The method that one long run would have had, after one that took `taken` samples in `draws` draws."""
+    def extended(self, taken: Sequence[int], draws: int, more: int | Until) -> "NoisyCopies":
+        """The method that one long run would have had, after one that took `taken` samples, the first in `draws`."""
         return replace(self, n_samples=lengthened(self.n_samples, taken, more))
 
     def estimated(
@@ -158,7 +158,9 @@ class NoisyCopies(Explainer):
                 f"{self.base.card.title} take estimator=Shrunk() or Mean()."
             )
         with Ahead(lambda asked: drawn(*asked)) as ahead, model.quick(x):
-            model.settle_precision(x, lambda: self._halves(x, sigma, targets, streams[0]))
+            halves = lambda: self._halves(x, sigma, targets, streams[0])  # noqa: E731  # of the first input
+            spread = estimator.order > 2
+            model.settle_precision(x, halves, (repr(self.base), repr(self.noise), spread), spread=spread)
             samples = Samples(
                 inputs=len(x),
                 rows=model.rows(x, how.size if how.cuts is not None else 1, 1 + how.stacked),

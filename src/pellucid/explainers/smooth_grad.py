@@ -6,7 +6,7 @@ g is the signed map of the base method, the gradient by default; sigma = noise_l
 Signed, shape and unit of the base's map. The standard error is that of the mean, per element.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
@@ -55,10 +55,10 @@ class SmoothGrad(NoisyCopies):
             )
         check_samples(self.n_samples, least=1 if self.noise.clean_copy else self.estimator.least)
         size = self.estimator.how(self.n_samples).size
-        if isinstance(self.n_samples, Until) and self.n_samples.at_most < 2 * size:
+        if isinstance(self.n_samples, Until) and size > 1 and self.n_samples.at_most < 3 * size:
             raise ArgumentError(
-                f"`at_most` is {2 * size} or more here: samples come in draws of {size}, and one draw shows no spread. "
-                f"Got {self.n_samples.at_most}."
+                f"`at_most` is {3 * size} or more here: samples come in draws of {size}, and fewer than three draws "
+                f"show no error. Got {self.n_samples.at_most}."
             )
         if self.noise.clean_copy and isinstance(self.n_samples, Until):
             raise ArgumentError("With a clean copy among them the samples are counted: give `n_samples` as a number.")
@@ -97,9 +97,9 @@ class SmoothGrad(NoisyCopies):
     def _noisy(self) -> int | Until:
         return self.n_samples if isinstance(self.n_samples, Until) else self.n_samples - self._clean
 
-    def extended(self, taken: int, draws: int, more: int | Until) -> "SmoothGrad":
+    def extended(self, taken: Sequence[int], draws: int, more: int | Until) -> "SmoothGrad":
         longer = lengthened(self.n_samples, taken, more)
-        return replace(self, n_samples=longer, estimator=self.estimator.settled((taken - self._clean) // draws))
+        return replace(self, n_samples=longer, estimator=self.estimator.settled((taken[0] - self._clean) // draws))
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         if not self._clean:

@@ -247,6 +247,13 @@ def test_of_noise_alone_nothing_is_left_and_the_error_is_infinite(n):
     assert (power(found.values.numpy()) / power(plain.mean(1))).max() < 0.05
 
 
+def test_noise_that_was_weighed_to_nothing_is_not_called_certain():
+    found = estimated(3 * normal(100, 16, 1, 8, 8), normal(100, 16, 1, 8, 8, seed=1))
+    empty = (found.values == 0).flatten(1).all(1)
+    assert int(empty.sum()) >= 5
+    assert torch.isinf(found.error[empty]).all()
+
+
 def test_without_noise_the_map_is_what_both_agree_on_and_has_no_error():
     map_ = normal(2, 1, 3, 20, 20).astype(np.float32)
     found = estimated(np.repeat(map_, 6, 1), np.repeat(map_, 6, 1))

@@ -181,6 +181,17 @@ def test_of_noise_alone_nothing_is_left_and_the_error_is_infinite(n):
     assert share.max() < 0.05
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 13, 13)])
+@pytest.mark.parametrize("n", [8, 16])
+def test_noise_that_was_shrunk_to_nothing_is_not_called_certain(shape, n):
+    """In small pictures often no band shows signal: the map is empty, and that is no knowledge of it."""
+    found = estimated(normal(40, n, *shape, seed=n), pl.Shrunk())
+    empty = (found.values == 0).flatten(1).all(1)
+    assert int(empty.sum()) >= 2
+    assert torch.isinf(found.error[empty]).all()
+    assert int(torch.isinf(found.error).sum()) >= 36
+
+
 @pytest.mark.parametrize("base", [pl.Mean(), pl.Antithetic()])
 @pytest.mark.parametrize("size", [(1, 1), (9, 5), (32, 32)])
 def test_without_noise_the_map_is_the_mean_and_has_no_error(base, size):

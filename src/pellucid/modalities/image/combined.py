@@ -71,8 +71,9 @@ class Combined(Estimator):
             nothing = torch.full((len(plain),), torch.inf, dtype=torch.float64, device=plain.device)
             zero = torch.zeros_like(nothing)
             return Finished(
-                factored.to(moments.dtype), None, zero, nothing, lambda t: nothing, lambda t: nothing, nothing
-            )
+                factored.to(moments.dtype), None, zero, nothing, lambda t: nothing, lambda t: nothing, nothing,
+                moments.still,
+            )  # fmt: skip
         noise = per_input(moments.noise[:, 0])
         power, unsure = _power(moments)
         rows = [_Row.of(moments, row) for row in range(len(plain))]
@@ -86,6 +87,7 @@ class Combined(Estimator):
             standard_error=None,
             power=power,
             power_error=unsure,
+            still=moments.still,
             squared=squared,
             plain=lambda times: noise / times,
             bias=torch.tensor([row.fixed for row in rows], dtype=torch.float64).to(plain.device),
