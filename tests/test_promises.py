@@ -1,6 +1,7 @@
 """What the first page promises, on real photos and the embedded model."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,3 +63,36 @@ def test_the_same_seed_gives_the_same_map_in_any_company(lite0, chelsea):
 
 def test_a_cat_is_seen_as_a_cat(lite0, chelsea):
     assert {index for _, _, index in lite0.predict(lite0.read(chelsea)).top(3)} == {281, 282, 285}
+
+
+ESTIMATORS = (pl.Shrunk(), pl.Factored(), pl.Shrunk(pl.Factored()), pl.Combined())
+
+
+def calibration(lite0: pl.Model, files: list[Path], counts: tuple[int, ...], reference: int) -> dict[str, float]:
+    """The median over the photos of true over estimated error, against two halves of a plain mean of other noise."""
+    ratios: dict[str, list[float]] = {}
+    for file in files:
+        x = lite0.read(file)
+        a, b = (pl.SmoothGrad(n_samples=reference, seed=seed)(lite0, x).scores.double() for seed in (1000, 1001))
+        for estimator in ESTIMATORS:
+            for n in counts:
+                found = pl.SmoothGrad(n_samples=n, estimator=estimator)(lite0, x)
+                m = found.scores.double()
+                true = float(((m - a) * (m - b)).mean() / (a * b).mean())  # free of the halves' own noise
+                ratios.setdefault(f"{estimator}, n = {n}", []).append(true**0.5 / float(found.estimated_error))
+    return {name: float(np.median(values)) for name, values in ratios.items()}
+
+
+def test_estimated_errors_are_those_that_are_found(lite0, shared_data):
+    files = sorted((shared_data / "ilsvrc2012-val-650" / "images").iterdir())[25::130]
+    found = calibration(lite0, files, (16, 48), 120)
+    assert len(files) == 5
+    assert {name: ratio for name, ratio in found.items() if not 0.8 <= ratio <= 1.25} == {}
+
+
+@pytest.mark.slow
+def test_estimated_errors_are_those_that_are_found_on_more_photos(lite0, shared_data):
+    files = sorted((shared_data / "ilsvrc2012-val-650" / "images").iterdir())[25::52]
+    found = calibration(lite0, files, (16, 48, 400), 500)
+    assert len(files) >= 12
+    assert {name: ratio for name, ratio in found.items() if not 0.8 <= ratio <= 1.25} == {}
