@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -157,7 +158,8 @@ def _bare(case: Case, how: Contender) -> Explain:
     return run
 
 
-def best_batch(contender: Contender, batches: Sequence[int]) -> int:
+@cache
+def best_batch(contender: Contender, batches: tuple[int, ...]) -> int:
     """The batch size in which the contender is fastest on this machine, tried in a process of their own."""
     command = [sys.executable, __file__, json.dumps(asdict(contender)), *map(str, batches)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])

@@ -31,7 +31,8 @@ DOG, BANANA = 222, 954  # kuvasz, the likeliest dog of the picture, and banana, 
 def cat(model: pl.Model) -> None:
     """The page that `pellucid explain cat.png` draws, and its comparison."""
     x = model.read(data.chelsea())
-    pl.page([pl.SmoothGrad()(model, x)]).save(HERE / "img" / "cat.smooth-grad.png")
+    by_default = pl.SmoothGrad(estimator=pl.Shrunk(pl.Factored()))  # of the command line
+    pl.page([by_default(model, x)]).save(HERE / "img" / "cat.smooth-grad.png")
     results = stability(model, x, [pl.SimpleGradient(), pl.SmoothGrad()], copies=2)
     noise = "Copies at noise level 0.02; independent noise for input and copies."
     pl.comparison_page(results, noise=noise).save(HERE / "img" / "cat.compare.png")
