@@ -35,23 +35,24 @@ def same_network(net: nn.Module, *, evaluate: bool) -> Iterator[None]:
     Raises:
         ModelError: its parameters were made under inference mode and cannot take part in gradients.
     """
-    if any(parameter.is_inference() for parameter in net.parameters()):
+    modules, parameters = list(net.modules()), list(net.parameters())  # each walk through a network takes a millisecond
+    if any(parameter.is_inference() for parameter in parameters):
         raise ModelError(
             "The network was built under torch.inference_mode, so that no gradient can pass its parameters. "
             "Build or load it outside of it."
         )
     with ExitStack() as undo:
-        for module in net.modules():
+        for module in modules:
             _keep(module, undo)
         for buffer in net.buffers():
             undo.callback(_put_back_values, buffer, buffer.detach().clone())
-        for parameter in net.parameters():
+        for parameter in parameters:
             undo.callback(_put_back_parameter, parameter, parameter.requires_grad, parameter.grad, parameter.data)
-        for module in net.modules():
+        for module in modules:
             # Set directly: train() and eval() may be overridden, and raise in exported programs.
             if evaluate and getattr(module, "training", False):
                 module.training = False
-        for parameter in net.parameters():
+        for parameter in parameters:
             if parameter.requires_grad:
                 parameter.requires_grad_(False)
         yield
@@ -63,16 +64,16 @@ def _keep(module: nn.Module, undo: ExitStack) -> None:
             undo.callback(setattr, module, "training", module.training)
         return
     held = vars(module)
-    for name in ("_buffers", "_parameters", "_modules"):
-        undo.callback(_put_back_names, held[name], dict(held[name]))
-    undo.callback(_put_back_names, held, dict(held))
+    named = (held["_buffers"], held["_parameters"], held["_modules"], held)
+    undo.callback(_put_back_names, [(names, dict(names)) for names in named])
 
 
-def _put_back_names(held: dict[str, object], before: dict[str, object]) -> None:
+def _put_back_names(kept: list[tuple[dict[str, object], dict[str, object]]]) -> None:
     """What forward() cached, counted, registered or replaced."""
-    for name in held.keys() - before.keys():
-        del held[name]
-    held.update(before)
+    for held, before in kept:
+        for name in held.keys() - before.keys():
+            del held[name]
+        held.update(before)
 
 
 def _put_back_values(buffer: Tensor, before: Tensor) -> None:
