@@ -610,7 +610,7 @@ MUTANTS = [
     Mutant(
         "the global pool is a place to cut", "core/cuts.py", " or all(side == 1 for side in after[2:]):", ":", (CUTS,)
     ),
-    Mutant("cuts where all before is linear", "core/cuts.py", "if not _only_linear_before(node)]", "]", (CUTS,)),
+    Mutant("cuts where all before is linear", "core/cuts.py", "if not all(map(_is_linear, _upstream(node)))]", "]", (CUTS,)),
     Mutant(
         "a max-pool is cut before",
         "core/cuts.py",
@@ -826,7 +826,7 @@ MUTANTS = [
     Mutant(
         "a cut off the path is taken",
         "core/cuts.py",
-        "if not _depends(score, cut.node):",
+        "if not any(node is cut.node for node in _upstream(score.grad_fn)):",
         "if False:",
         ("tests/core/test_cuts.py",),
     ),

@@ -90,7 +90,9 @@ def find_cuts(score: Tensor, rows: int, count: int) -> list[Cut]:
         if not _falls(_shape(before), _shape(after)):
             continue
         pool = _name(after).startswith(("MaxPool", "AdaptiveMaxPool"))
-        places = [node for node in ([after] if pool else _near(before, maps)) if not _only_linear_before(node)]
+        places = [
+            node for node in ([after] if pool else _near(before, maps)) if not all(map(_is_linear, _upstream(node)))
+        ]
         if places and (cut := min(places, key=_size)) not in found:
             found.append(cut)
     if not found:
@@ -120,7 +122,7 @@ def named_cut(name: str, outputs: Sequence[Cut | None], rows: int, score: Tensor
     [cut] = outputs
     if cut is None:
         raise CutError(f"A cut is a tensor that depends on the input, but {name} gave none. Name another module.")
-    if not _depends(score, cut.node):
+    if not any(node is cut.node for node in _upstream(score.grad_fn)):
         raise CutError(f"A cut is a tensor that the explained score depends on, but not on {name}. Name another.")
     if not cut.shape or cut.shape[0] != rows:
         raise CutError(
@@ -190,17 +192,16 @@ def _separators(score: Tensor) -> tuple[list[Node], list[Node]]:
     return order[::-1], separators[::-1]
 
 
-def _depends(score: Tensor, node: Node) -> bool:
-    stack, seen = [score.grad_fn], {score.grad_fn}
+def _upstream(node: Node) -> Iterator[Node]:
+    """The node and all that it was computed from."""
+    stack, seen = [node], {node}
     while stack:
         current = stack.pop()
-        if current is node:
-            return True
+        yield current
         for child in _before(current):
             if child not in seen:
                 seen.add(child)
                 stack.append(child)
-    return False
 
 
 def _before(node: Node) -> list[Node]:
@@ -234,19 +235,6 @@ def _is_linear(node: Node) -> bool:
     if name == "Div":  # by something that does not depend on the input
         return node.next_functions[1][0] is None
     return name in _LINEAR or name.startswith(_LINEAR_FAMILIES)
-
-
-def _only_linear_before(node: Node) -> bool:
-    stack, seen = [node], {node}
-    while stack:
-        current = stack.pop()
-        if not _is_linear(current):
-            return False
-        for child in _before(current):
-            if child not in seen:
-                seen.add(child)
-                stack.append(child)
-    return True
 
 
 def _near(last: Node, maps: Sequence[Node]) -> list[Node]:
