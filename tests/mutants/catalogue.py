@@ -610,7 +610,7 @@ MUTANTS = [
     Mutant(
         "the global pool is a place to cut", "core/cuts.py", " or all(side == 1 for side in after[2:]):", ":", (CUTS,)
     ),
-    Mutant("cuts where all before is linear", "core/cuts.py", "if not all(map(_is_linear, _upstream(node)))]", "]", (CUTS,)),
+    Mutant("cuts where all before is linear", "core/cuts.py", " if not all(map(_is_linear, _upstream(node)))", "", (CUTS,)),
     Mutant(
         "a max-pool is cut before",
         "core/cuts.py",
