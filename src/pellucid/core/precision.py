@@ -5,7 +5,7 @@
 f_i and b_i are the maps of sample i in float32 and bfloat16, s^2 the unbiased variance of the eight f_i, A and B the
 first and the last four samples, <., .> the mean of products over the elements. Errors that differ from sample to sample
 add to the variance, so that 1 + r times the samples are needed: worth it if bfloat16 is faster by more. Errors that all
-samples share do not fall with more of them: their power, free of noise since A and B are independent, must be small.
+samples share do not fall with more of them: their power, unbiased since A and B are independent, must be small.
 Where the variance itself is estimated, r is a bias of it, and must be as small.
 """
 
