@@ -1,8 +1,8 @@
 """How fast and how exact pellucid's SmoothGrad is beside Captum, PAIR saliency, Zennit and a bare loop.
 
 `make bench` runs everything (under 15 minutes on two cores) and writes the tables into benchmarks/README.md; `--quick`
-(3 minutes) prints the most important. Every contender has a process of its own; they take turns within each round, and what is
-told of two is the median of the rounds' ratios with the least and the largest.
+(3 minutes) prints the most important. Every contender has a process of its own; they take turns within each round, and
+what is told of two is the median of the rounds' ratios with the least and the largest.
 """
 
 import argparse
