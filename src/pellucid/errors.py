@@ -8,6 +8,7 @@ PellucidError
 │   ├── UntrustedModel                  a file that would run code, and nobody asked it to
 │   ├── FixedShape                      a program exported for one batch or one size only
 │   ├── CutError                        a network that Factored cannot cut, or not there
+│   ├── LayerError                      a layer that there is not, that runs several times or gives no such map
 │   └── MemoryLimit                     a limit under what the least piece of the work needs
 ├── InputError                          a file or array that cannot become an input
 ├── RecipeError                         a stored result that cannot be read or run again here
@@ -19,6 +20,7 @@ __all__ = [
     "CutError",
     "FixedShape",
     "InputError",
+    "LayerError",
     "MemoryLimit",
     "MissingNeed",
     "ModelError",
@@ -60,6 +62,10 @@ class FixedShape(ModelError):
 
 class CutError(ModelError):
     """The network cannot be cut where its resolution changes, or not at the modules that were named."""
+
+
+class LayerError(ModelError):
+    """A layer that the network does not have, that runs several times, or whose activation the method cannot use."""
 
 
 class MemoryLimit(ModelError):

@@ -15,10 +15,11 @@ ORDER = ["errors", "core", "explainers", "metrics", "modalities", "models", "aud
 
 # Within a folder each file may import those before it in this list.
 SIBLINGS = {
-    "core": ["card", "checks", "recipe", "random", "ahead", "stopping", "label", "input", "prediction", "target",
-             "baseline", "estimate", "moments", "estimator", "factored", "guard", "heap", "cuts", "depthwise",
-             "folding", "linear", "fingerprint", "network", "replicas", "footprint", "memory", "precision", "tuning",
-             "abstract_model", "model", "function_model", "diagnosis", "attribution", "explainer"],
+    "core": ["card", "checks", "recipe", "random", "ahead", "stopping", "label", "packing", "input", "prediction",
+             "target", "baseline", "estimate", "moments", "estimator", "factored", "guard", "heap", "cuts", "depthwise",
+             "folding", "linear", "fingerprint", "grid", "layer", "bias", "output", "tail", "network", "replicas",
+             "footprint", "memory", "precision", "tuning", "abstract_model", "model", "function_model", "diagnosis",
+             "attribution", "explainer"],
     "metrics": ["similarity", "stability"],
     "modalities": ["image.colour", "image.read", "image.preprocess", "image.heatmap", "image.uncertainty", "image.draw",
                    "image.wavelet", "image.shrunk", "image.combined", "image.picture",

@@ -15,14 +15,15 @@ from pellucid.core.checks import check_choice, check_count
 from pellucid.core.input import Input, Preprocess
 from pellucid.core.label import Labels
 from pellucid.core.memory import Watch
-from pellucid.core.network import FactoredGradient
+from pellucid.core.network import BiasPass, FactoredGradient, LayerPass
+from pellucid.core.packing import Packing
 from pellucid.core.prediction import OutputKind, Prediction, recognise
 from pellucid.core.random import Key
 from pellucid.core.target import Targets
 from pellucid.core.tuning import Tuning, sizes_up_to, tuned
 from pellucid.errors import ArgumentError, MemoryLimit, MissingNeed, ModelError
 
-__all__ = ["MOST_ROWS", "UNKNOWN", "Model", "as_input"]
+__all__ = ["MOST_ROWS", "UNKNOWN", "Inputs", "Model", "as_input"]
 
 UNKNOWN = "unknown"
 """The fingerprint of a model of which nothing but its outputs is known."""
@@ -33,6 +34,10 @@ _BYTES = 6 * 4 * 3 * 224 * 224
 memory, which must be cleared first."""
 
 
+Inputs = Input | Tensor | Mapping[str, Tensor] | Sequence[Tensor]
+"""What a caller may write: an Input, a tensor, or several tensors for a network that takes several."""
+
+
 class Model(ABC):
     """Anything that maps inputs (B, *features) to outputs (B, K). Explainers see no more than what it `offers`."""
 
@@ -40,6 +45,9 @@ class Model(ABC):
     name: str = "model"
     width: int = 1
     """How many devices share the rows."""
+
+    packing: Packing | None = None
+    """Within a call, how several tensors are packed into one row."""
 
     def __init__(
         self,
@@ -85,21 +93,23 @@ class Model(ABC):
             )
         return self.preprocess.read(sources)
 
-    def predict(self, x: Input | Tensor) -> Prediction:
+    def predict(self, x: Inputs) -> Prediction:
         """The outputs for clean inputs, in micro-batches."""
         given = as_input(x)
-        with self.undisturbed(Key.of(given.tensor)) as quiet:
+        with self.undisturbed(Key.of(given.tensor), given.packing) as quiet:
             return quiet.prediction(quiet.place(given.tensor))
 
     def prediction(self, x: Tensor) -> Prediction:
         """`predict` for a placed tensor inside a call."""
         outputs = self.outputs(x)
-        labels = self.labels or Labels.numbered(outputs.shape[1])
-        if len(labels.names) != outputs.shape[1]:
+        kind = self.output or recognise(outputs)
+        count = kind.classes(outputs)
+        labels = self.labels or Labels.numbered(count)
+        if len(labels.names) != count:
             raise ArgumentError(
-                f"Expected one label for each of the model's {outputs.shape[1]} outputs, but got {len(labels.names)}."
+                f"Expected one label for each of the model's {count} outputs, but got {len(labels.names)}."
             )
-        return Prediction(outputs, self.output or recognise(outputs), labels)
+        return Prediction(outputs, kind, labels)
 
     def rows(self, x: Tensor, together: int = 1, maps: int = 0) -> int:
         """How many rows like those of x go through the model at once: `micro_batch`, or by a rule that times nothing.
@@ -136,9 +146,12 @@ class Model(ABC):
         return x
 
     @contextmanager
-    def undisturbed(self, key: Key) -> Iterator[Self]:
-        """The model for the length of one call, with its own count of passes; afterwards all is as before."""
+    def undisturbed(self, key: Key, packing: Packing | None = None) -> Iterator[Self]:
+        """The model for the length of one call on such inputs, with its own count of passes; afterwards all is as
+        before.
+        """
         quiet = copy.copy(self)
+        quiet.packing = packing or self.packing
         quiet.passes, quiet.trials, quiet.planned = Cost(), Cost(), (1, 0)
         yield quiet
 
@@ -168,8 +181,14 @@ class Model(ABC):
         """
 
     @abstractmethod
-    def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b k"]:
+    def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b *k"]:
         """The outputs, without gradients. Only inside `undisturbed`."""
+
+    def scores(self, x: Float[Tensor, "b *features"], targets: Targets) -> Float[Tensor, " b"]:
+        """Each row's target, without gradients. Only inside `undisturbed`."""
+        if targets.layers:
+            raise MissingNeed(f"{self.name} offers {self.offers}, but no activations: a neuron cannot be read.")
+        return targets.score(self.outputs(x))
 
     def gradient(self, x: Float[Tensor, "b *features"], targets: Targets) -> Float[Tensor, "b *features"]:
         """The gradient of each row's target with respect to that row. Only inside `undisturbed`."""
@@ -192,6 +211,40 @@ class Model(ABC):
             CutError: the network cannot be cut, or not at the modules that were named.
         """
         raise MissingNeed(f"{self.name} offers {self.offers}, but no gradients.")
+
+    def layer_pass(
+        self, x: Float[Tensor, "b *features"], targets: Targets, layers: Sequence[str], *, gradients: bool
+    ) -> LayerPass:
+        """What the layers give for each row, and the gradient of its target by that. Only inside `undisturbed`.
+
+        Raises:
+            LayerError: a layer that there is not, that runs several times, or gives no row for each input.
+        """
+        raise MissingNeed(f"{self.name} offers {self.offers}, but no activations.")
+
+    def bias_pass(self, x: Float[Tensor, "b *features"], targets: Targets) -> BiasPass:
+        """The gradient, and each bias times the gradient where it is added. Only inside `undisturbed`."""
+        raise MissingNeed(f"{self.name} offers {self.offers}, but no weights.")
+
+    def tail(self, x: Float[Tensor, "b *features"], layer: str) -> tuple["Model", Float[Tensor, "b features"]]:
+        """The model from this layer on, and the rows that it takes: see core/tail.py. Only inside `undisturbed`.
+
+        Raises:
+            LayerError: as `layer_pass`.
+        """
+        raise MissingNeed(f"{self.name} offers {self.offers}, but no modules.")
+
+    def spatial_layer(self, x: Float[Tensor, "b *features"]) -> str:
+        """The last layer that gives a grid of cells for inputs like x. Only inside `undisturbed`.
+
+        Raises:
+            LayerError: there is none.
+        """
+        raise MissingNeed(f"{self.name} offers {self.offers}, but no modules.")
+
+    def features(self, x: Float[Tensor, "b *features"]) -> tuple[int, ...]:
+        """The shape of an input by which the grid of a layer is told."""
+        return tuple(x.shape[1:])
 
     def coefficients(self) -> tuple[Float[Tensor, "k *features"], Float[Tensor, " k"]]:
         """The weights and intercepts of a model that is linear in its inputs."""
@@ -217,7 +270,7 @@ class Model(ABC):
         self.micro_batch, self.recorded_rows = None, run["micro_batch"]
         self.output = None if run["output"] is None else OutputKind(run["output"])
 
-    def tune(self, x: Input | Tensor) -> Tuning:
+    def tune(self, x: Inputs) -> Tuning:
         """Measure which micro-batch is fastest for inputs like x, in about ten seconds, and set `micro_batch` to it.
 
         A pass there and back is timed, or the outputs alone of a model without gradients.
@@ -233,7 +286,7 @@ class Model(ABC):
             True
         """
         given = as_input(x)
-        with self.undisturbed(Key.named("tune")) as quiet:
+        with self.undisturbed(Key.named("tune"), given.packing) as quiet:
             placed = quiet.place(given.tensor[:1])
             with quiet.quick(placed):
                 found = quiet._tuned(placed)  # noqa: SLF001  # the same model
@@ -249,13 +302,17 @@ class Model(ABC):
         return tuned(work, sizes=sizes, precisions=(name,), fits=lambda *_: True, in_use=name, clock=self.clock)
 
 
-def as_input(x: Input | Tensor) -> Input:
-    """X as an Input; a bare tensor has no original."""
+def as_input(x: Any) -> Input:
+    """X as an Input; a bare tensor has no original, a dict or tuple of tensors is packed into rows."""
     if isinstance(x, Input):
         return x
     if isinstance(x, Tensor):
         return Input(x)
+    if isinstance(x, Mapping | tuple | list) and len(x) > 0:
+        each = list(x.values()) if isinstance(x, Mapping) else list(x)
+        if all(isinstance(part, Tensor) for part in each):
+            return Input.of(x)
     raise ArgumentError(
-        f"Expected an Input or a tensor (B, *features), but got {type(x).__name__}. Files, arrays and pictures become "
-        "inputs with model.read(...)."
+        f"Expected an Input, a tensor (B, *features), or a dict or tuple of tensors, but got {type(x).__name__}. "
+        "Files, arrays and pictures become inputs with model.read(...)."
     )

@@ -16,7 +16,8 @@ from pellucid.core.diagnosis import Finding, Severity
 from pellucid.core.estimate import Estimate
 from pellucid.core.input import Input, View
 from pellucid.core.memory import Memory
-from pellucid.core.model import UNKNOWN, Model, as_input
+from pellucid.core.model import UNKNOWN, Inputs, Model, as_input
+from pellucid.core.packing import Packing
 from pellucid.core.random import Key
 from pellucid.core.recipe import Recipe, decode, encode
 from pellucid.core.stopping import Until
@@ -25,7 +26,7 @@ from pellucid.errors import ArgumentError, OutputError, RecipeError
 
 __all__ = ["Attribution", "Decision"]
 
-_FORMAT = 2
+_FORMAT = 3
 _METADATA = "pellucid"
 _MOST_TEXT = 16 * 2**20
 
@@ -54,10 +55,12 @@ class Decision:
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """Raw signed scores (B, *features) in units of the explained score per unit of input, with all that they rest on.
+    """Raw signed scores in the card's unit, with all that they rest on: of each feature (B, *features), or of each cell
+    of a layer, (B, 1, h, w).
 
-    Nothing is scaled, clipped or reduced: that belongs to drawing (`pl.heatmap`). `cost` counts the passes of the
-    call, all inputs together. What the diagnosis of a shape and trials of how to run it took, once, is
+    Nothing is scaled, clipped or reduced: that belongs to drawing (`pl.heatmap`). `features` is the shape of one input;
+    of several inputs packed into rows `packing` tells the parts, and `parts` gives them. `cost` counts the passes of
+    the call, all inputs together. What the diagnosis of a shape and trials of how to run it took, once, is
     `diagnosis_cost`; `memory` is what a call under a memory limit took. Neither is stored.
 
     Example:
@@ -72,6 +75,8 @@ class Attribution:
     recipe: Recipe
     outputs: Tensor | None = None
     views: tuple[View, ...] = ()
+    features: tuple[int, ...] = ()
+    packing: Packing | None = None
     findings: tuple[Finding, ...] = ()
     cost: Cost = field(default_factory=Cost)
     diagnosis_cost: Cost = field(default_factory=Cost)
@@ -119,6 +124,26 @@ class Attribution:
         return self.estimate.standard_error
 
     @property
+    def parts(self) -> dict[str, Tensor]:
+        """The scores of each input of a network of several, by name (by number, if they were given as a tuple).
+
+        Raises:
+            ArgumentError: there is one input, or the scores are not of the inputs' features.
+        """
+        if self.packing is None or self.scores.shape[1:] != (sum(self.packing.sizes),):
+            raise ArgumentError("Parts are of several inputs, with a score for every feature. Read `scores`.")
+        return self.packing.explained(self.scores)
+
+    @property
+    def residual(self) -> Tensor | None:
+        """What the scores leave of the sum that they should have (B,), in units of the explained score; None for
+        methods that divide nothing among the features.
+
+        For Integrated Gradients sum(scores) - (f(x) - f(baseline)), which falls with the number of steps.
+        """
+        return self.estimate.residual
+
+    @property
     def decision(self) -> Decision:
         """The one decision that is explained. Raises ArgumentError for several inputs."""
         return self.decisions[self._only("decision")]
@@ -152,7 +177,7 @@ class Attribution:
             raise ArgumentError(f"`{name}` is that of one input and this holds {len(self)}. Write a[i].{name}.")
         return 0
 
-    def reproduce(self, model: Model, x: Input | Tensor | None = None) -> "Attribution":
+    def reproduce(self, model: Model, x: Inputs | None = None) -> "Attribution":
         """The recipe run again, on the same weights and the same inputs.
 
         Raises:
@@ -167,7 +192,7 @@ class Attribution:
         rows = [i for i, decision in enumerate(whole.decisions) if decision.target in targets]
         return whole if len(rows) == len(whole) else whole[rows[0]]
 
-    def extend(self, model: Model, x: Input | Tensor, n: int | Until) -> "Attribution":
+    def extend(self, model: Model, x: Inputs, n: int | Until) -> "Attribution":
         """The same explanation with `n` more samples of each input, or until a smaller error: as one long run gives.
 
         A stored result can be extended after `load`; `cost` counts the passes of the extension alone.
@@ -208,7 +233,7 @@ class Attribution:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecipeError(f"The recipe says in no way that is known how it was run: {error!r}.") from error
 
-    def _inputs(self, x: Input | Tensor | None) -> tuple[Input, list[Target]]:
+    def _inputs(self, x: Inputs | None) -> tuple[Input, list[Target]]:
         """The recipe's inputs and their targets."""
         if x is None:
             raise ArgumentError("This recipe explains inputs: pass them, reproduce(model, x).")
@@ -243,7 +268,7 @@ class Attribution:
             OutputError: the file cannot be written there.
         """
         e = self.estimate
-        tensors = {"scores": e.values, "standard_error": e.standard_error, "error": e.error}
+        tensors = {"scores": e.values, "standard_error": e.standard_error, "error": e.error, "residual": e.residual}
         tensors |= {"outputs": self.outputs} | {f"state.{name}": part for name, part in e.state.items()}
         tensors |= {f"preview.{i}": view.preview for i, view in enumerate(self.views)}
         facts = {
@@ -253,6 +278,8 @@ class Attribution:
             "stopped": list(e.stopped),
             "decisions": [vars(d) | {"target": encode(d.target)} for d in self.decisions],
             "views": [{"kind": view.kind, "geometry": view.geometry} for view in self.views],
+            "features": list(self.features),
+            "packing": encode(self.packing),
             "findings": [vars(finding) for finding in self.findings],
             "cost": vars(self.cost),
         }
@@ -308,11 +335,14 @@ def _assemble(facts: Mapping[str, Any], tensors: dict[str, Tensor]) -> Attributi
             stopped=tuple(facts["stopped"]),
             error=tensors.get("error"),
             state={n.removeprefix("state."): t for n, t in tensors.items() if n.startswith("state.")},
+            residual=tensors.get("residual"),
         ),
         decisions=tuple(Decision(**{**d, "target": decode(d["target"])}) for d in facts["decisions"]),
         recipe=Recipe(**facts["recipe"]),
         outputs=tensors.get("outputs"),
         views=tuple(View(v["kind"], v["geometry"], tensors[f"preview.{i}"]) for i, v in enumerate(facts["views"])),
+        features=tuple(facts["features"]),
+        packing=_expect(lambda p: p is None or isinstance(p, Packing), decode(facts["packing"]), "a packing"),
         findings=tuple(Finding(**{**f, "severity": Severity(f["severity"])}) for f in facts["findings"]),
         cost=Cost(**facts["cost"]),
     )

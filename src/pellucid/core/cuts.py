@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pellucid.errors import CutError
 
-__all__ = ["Cut", "at_once", "averaged", "description", "find_cuts", "named_cut"]
+__all__ = ["Cut", "at_once", "averaged", "description", "find_cuts", "is_pool", "named_cut", "separators"]
 
 _INSTEAD = "Take estimator=Shrunk() or Mean(), which need no cut"
 
@@ -47,6 +47,7 @@ _SUMS = {"Add", "AsStridedScatter", "Cat", "CopySlices", "IndexAdd", "IndexCopy"
          "Maximum", "Minimum", "Scatter", "ScatterAdd", "SelectScatter", "SliceScatter", "Stack", "Sub",
          "Where"}  # fmt: skip
 _GATES = {"Glu"}  # of one operand, whose halves are multiplied
+_POOLS = ("MaxPool", "AdaptiveMaxPool", "AvgPool", "AdaptiveAvgPool", "MkldnnAdaptiveAvgPool")
 _ATTENTION = ("ScaledDotProduct", "EfficientAttention", "FlashAttention", "NativeMultiHeadAttention")
 _POINTWISE = {"Abs", "Add", "Clamp", "ClampMax", "ClampMin", "Clone", "Div", "Erf", "Exp", "Hardsigmoid", "Hardtanh",
               "Log", "Log1P", "Mul", "Neg", "Pow", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh", "Threshold",
@@ -129,6 +130,16 @@ def named_cut(name: str, outputs: Sequence[Cut | None], rows: int, score: Tensor
             f"A cut is a tensor with one row for each of {rows} samples, but {name} gave {cut.shape}. Name another."
         )
     return cut
+
+
+def separators(score: Tensor) -> list[Node]:
+    """The nodes that every path from the input to the score passes, in that order."""
+    return _separators(score)[1]
+
+
+def is_pool(node: Node) -> bool:
+    """Whether the operation pools neighbouring cells."""
+    return _name(node).startswith(_POOLS)
 
 
 @contextmanager

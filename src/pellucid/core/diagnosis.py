@@ -178,6 +178,8 @@ def _softmax_head(prediction: Prediction, targets: Targets) -> list[Finding]:
         )
     ]
     for row, target in enumerate(targets):
+        if not target.classes:
+            continue
         p = float(prediction.outputs[row, target.classes[0]])
         if p > _SATURATED and not isinstance(target, LogProb):
             findings.append(

@@ -20,7 +20,8 @@ class Estimate:
     has none per element. `error` (B,) is the relative RMS error of each map: root of estimated squared error over
     signal power, infinite where no signal can be told from noise yet; None as above. `samples` counts those of each
     input, 0 for a closed form; `stopped` says why there were no more. `state` holds what was accumulated, so that
-    samples can be added later; `notes` are facts of each input for the recipe.
+    samples can be added later; `notes` are facts of each input for the recipe. `residual` (B,) is what the scores leave
+    of the sum that they should have, for methods that divide a number among the features; None for others.
     """
 
     values: Tensor
@@ -30,11 +31,19 @@ class Estimate:
     error: Tensor | None = None
     state: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, tuple[float | str, ...]] = field(default_factory=dict)
+    residual: Tensor | None = None
 
     @classmethod
-    def exact(cls, values: Tensor) -> "Estimate":
+    def exact(
+        cls,
+        values: Tensor,
+        *,
+        notes: Mapping[str, tuple[float | str, ...]] | None = None,
+        residual: Tensor | None = None,
+    ) -> "Estimate":
         """A map that is computed, not sampled."""
-        return cls(values, samples=(0,) * len(values), stopped=("nothing is sampled",) * len(values))
+        stopped = ("nothing is sampled",) * len(values)
+        return cls(values, samples=(0,) * len(values), stopped=stopped, notes=notes or {}, residual=residual)
 
     @property
     def batch_means(self) -> Tensor | None:
@@ -59,6 +68,7 @@ class Estimate:
             error=None if self.error is None else self.error[rows],
             state={name: part[rows] for name, part in self.state.items()},
             notes={name: values[rows] for name, values in self.notes.items()},
+            residual=None if self.residual is None else self.residual[rows],
         )
 
     def to(self, device: torch.device) -> "Estimate":
@@ -69,6 +79,7 @@ class Estimate:
             standard_error=None if self.standard_error is None else self.standard_error.to(device),
             error=None if self.error is None else self.error.to(device),
             state={name: part.to(device) for name, part in self.state.items()},
+            residual=None if self.residual is None else self.residual.to(device),
         )
 
 

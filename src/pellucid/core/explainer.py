@@ -16,9 +16,8 @@ from pellucid.core.attribution import Attribution, Decision
 from pellucid.core.card import MethodCard
 from pellucid.core.diagnosis import diagnose, diagnose_inputs, diagnose_map
 from pellucid.core.estimate import Estimate
-from pellucid.core.input import Input
 from pellucid.core.label import Labels
-from pellucid.core.model import Model, as_input
+from pellucid.core.model import Inputs, Model, as_input
 from pellucid.core.prediction import OutputKind, Prediction
 from pellucid.core.random import NOISE, Key
 from pellucid.core.recipe import Recipe, Value, encode
@@ -83,7 +82,7 @@ class Explainer(Method):
     def __call__(
         self,
         model: Model,
-        x: Input | Tensor,
+        x: Inputs,
         target: TargetSpec = None,
         *,
         key: Key | str | None = None,
@@ -92,6 +91,7 @@ class Explainer(Method):
     ) -> Attribution:
         """The explanation of each input's decision.
 
+        `x` is an Input, a tensor (B, *features), or for a network of several inputs a dict or tuple of tensors.
         `target` is None (each input's top class), an index, a label, a Target, or a list of these, one for each input.
         `key` replaces the noise key of every input, so that two calls share their noise (common random numbers).
         `progress` is called as samples are done. `earlier` is an estimate to go on from: see `Attribution.extend`.
@@ -112,10 +112,11 @@ class Explainer(Method):
                 progress(Progress(done, total, error))
 
         weights = model.fingerprint()
-        with model.undisturbed(keys[0]) as quiet, quiet.watched(len(given)) as watch:
+        with model.undisturbed(keys[0], given.packing) as quiet, quiet.watched(len(given)) as watch:
             placed = quiet.place(given.tensor)
             prediction = quiet.prediction(placed)
             targets = settle(target, prediction)
+            scores = quiet.scores(placed, targets) if targets.layers else targets.score(prediction.outputs)
             findings = diagnose_inputs(placed, model.preprocess.bounds if model.preprocess else None)
             found, probed = diagnose(quiet, placed, prediction, targets)
             findings += found
@@ -126,9 +127,11 @@ class Explainer(Method):
             findings += diagnose_map(estimate.values)
             return Attribution(
                 estimate=estimate.to(given.tensor.device),
-                decisions=tuple(decide(prediction, targets, given.sources)),
+                decisions=tuple(decide(prediction, targets, given.sources, scores)),
                 outputs=prediction.outputs.to(given.tensor.device),
                 views=given.views,
+                features=tuple(given.tensor.shape[1:]),
+                packing=given.packing,
                 findings=tuple(findings),
                 cost=quiet.passes,
                 diagnosis_cost=probed + quiet.trials,
@@ -155,7 +158,7 @@ class Explainer(Method):
 class GlobalExplainer(Method):
     """A global method: explains the model itself, over a data set if it needs one. A method implements `explain`."""
 
-    def __call__(self, model: Model, data: Input | Tensor | None = None) -> Attribution:
+    def __call__(self, model: Model, data: Inputs | None = None) -> Attribution:
         """The explanation of each of the model's K outputs, one row for each.
 
         Raises:
@@ -185,17 +188,18 @@ class GlobalExplainer(Method):
         """The formula: raw signed scores (K, *features), a row for each output."""
 
 
-def decide(prediction: Prediction, targets: Targets, sources: Sequence[str]) -> list[Decision]:
+def decide(
+    prediction: Prediction, targets: Targets, sources: Sequence[str], scores: Float[Tensor, " b"]
+) -> list[Decision]:
     """What was decided about each input, in words and numbers."""
-    scores = targets.score(prediction.outputs)
-    known = prediction.kind is not OutputKind.REGRESSION
+    known = prediction.kind in (OutputKind.LOGITS, OutputKind.PROBABILITIES)
     return [
         Decision(
             source=source,
             target=target,
             label=target.describe(prediction.labels),
             score=float(scores[row]),
-            probability=float(prediction.probabilities[row, target.classes[0]]) if known else None,
+            probability=float(prediction.probabilities[row, target.classes[0]]) if known and target.classes else None,
         )
         for row, (target, source) in enumerate(zip(targets, sources, strict=True))
     ]

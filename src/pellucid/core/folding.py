@@ -6,14 +6,14 @@ Lite0, a quarter of the time. Only pairs that the executed graph shows to be suc
 nothing but the norm takes what the convolution gives. The outputs are compared; afterwards all is as before.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Pair", "find_pairs", "folded", "is_plain"]
+__all__ = ["Pair", "find_pairs", "folded", "is_plain", "unfolded"]
 
 Pair = tuple[nn.Module, nn.Module]
 """A convolution and the batch norm after it."""
@@ -68,9 +68,35 @@ def folded(pairs: Sequence[Pair]) -> Iterator[None]:
             weight, bias = _together(convolution, norm)
             held = convolution._parameters  # noqa: SLF001  # assigning to a parameter would check and hook it
             undo.callback(held.update, dict(held))
-            held["weight"], held["bias"] = weight, bias
+            passing = _Passing(convolution, dict(held), {"weight": weight, "bias": bias})
+            held.update(passing.inside)
             undo.callback(vars(norm).pop, "forward")
-            vars(norm)["forward"] = _unchanged
+            vars(norm)["forward"] = passing
+        yield
+
+
+class _Passing:
+    """The forward of a folded norm, which does nothing; and what its convolution held before and holds now."""
+
+    def __init__(self, convolution: nn.Module, before: dict[str, Any], inside: dict[str, Any]) -> None:
+        self.convolution, self.before, self.inside = convolution, before, inside
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+
+@contextmanager
+def unfolded(norms: Iterable[nn.Module], convolutions: Collection[nn.Module] | None = None) -> Iterator[None]:
+    """Within, norms that are folded into these convolutions (or any) are as before: what they give is asked for."""
+    with ExitStack() as undo:
+        for norm in set(norms):
+            passing = vars(norm).get("forward")
+            if isinstance(passing, _Passing) and (convolutions is None or passing.convolution in convolutions):
+                held = passing.convolution._parameters  # noqa: SLF001  # as in `folded`
+                undo.callback(held.update, passing.inside)
+                held.update(passing.before)
+                undo.callback(vars(norm).update, forward=passing)
+                del vars(norm)["forward"]
         yield
 
 
@@ -89,10 +115,6 @@ def _together(convolution: Any, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
     layout = torch.channels_last if weight.ndim == 4 else torch.contiguous_format
     frozen = scaled.contiguous(memory_format=layout), shift.to(weight.dtype)
     return nn.Parameter(frozen[0], requires_grad=False), nn.Parameter(frozen[1], requires_grad=False)
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
 
 
 def is_plain(module: nn.Module) -> bool:

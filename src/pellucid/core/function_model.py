@@ -11,13 +11,15 @@ from torch import Tensor
 from pellucid.core.card import Cost, Needs
 from pellucid.core.input import Preprocess
 from pellucid.core.model import UNKNOWN, Model
+from pellucid.core.output import check_outputs
 from pellucid.errors import ArgumentError, ModelError
 
 __all__ = ["FunctionModel"]
 
 
 class FunctionModel(Model):
-    """Any function from inputs (B, *features) to outputs (B, K) or (B,), as NumPy arrays or tensors.
+    """Any function from inputs (B, *features) to outputs (B, K) or (B,), as NumPy arrays or tensors; of several inputs
+    one argument for each.
 
     `takes` says which of the two the function is given. It is called with at most `micro_batch` rows at once.
 
@@ -40,7 +42,7 @@ class FunctionModel(Model):
         takes: Literal["numpy", "torch"] = "numpy",
         preprocess: Preprocess | None = None,
         labels: Sequence[str] | None = None,
-        output: Literal["logits", "probabilities", "regression"] | None = None,
+        output: Literal["logits", "probabilities", "regression", "segmentation", "detection"] | None = None,
         micro_batch: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -56,24 +58,26 @@ class FunctionModel(Model):
     def place(self, x: Tensor) -> Tensor:
         return x.detach().cpu()
 
-    def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b k"]:
+    def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b *k"]:
         return torch.cat([self._call(part) for part in torch.split(x, self.rows(x))])
 
     def _call(self, x: Tensor) -> Tensor:
         self.passes += Cost(forward=len(x))
         # The function may write into what it gets.
-        given: Any = x.clone() if self.takes == "torch" else _as_numpy(x)
+        parts = [x] if self.packing is None else self.packing.given(x)
+        given: list[Any] = [part.clone() if self.takes == "torch" else _as_numpy(part) for part in parts]
         try:
             with torch.no_grad():
-                result = self.function(given)
+                if self.packing is not None and self.packing.by_name:
+                    named: dict[str, Any] = dict(zip(self.packing.names, given, strict=True))
+                    result = self.function(**named)  # type: ignore[call-arg]  # what it takes is the user's matter
+                else:
+                    result = self.function(*given)
             outputs = torch.as_tensor(result).detach().to("cpu", x.dtype)
         except Exception as error:
             raise ModelError(f"{self.name} failed on a batch of shape {tuple(x.shape)}: {error}") from error
         outputs = outputs[:, None] if outputs.ndim == 1 else outputs
-        if outputs.ndim != 2 or len(outputs) != len(x):
-            raise ModelError(
-                f"Expected outputs (B, K) for {len(x)} inputs, but {self.name} returned {tuple(outputs.shape)}."
-            )
+        check_outputs(outputs, len(x), self.output, self.name)
         return outputs
 
     def fingerprint(self) -> str:

@@ -1,12 +1,13 @@
 """What goes into a model, and what is needed to draw an explanation back onto it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from pellucid.core.packing import Packing, pack
 from pellucid.core.recipe import Value
 from pellucid.errors import ArgumentError
 
@@ -30,7 +31,8 @@ class View:
 class Input:
     """Inputs ready for a model: `tensor` is (B, *features), floating point; `sources` and `views` have B entries.
 
-    `notes` say what reading did to each original that a user should know.
+    `notes` say what reading did to each original that a user should know. Several tensors are packed into rows, and
+    `packing` takes them apart: `Input.of`.
 
     Example:
         >>> import torch, pellucid as pl
@@ -43,6 +45,19 @@ class Input:
     sources: tuple[str, ...] = ()
     views: tuple[View, ...] = ()
     notes: tuple[tuple[str, ...], ...] = field(default=())
+    packing: Packing | None = None
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Tensor] | Sequence[Tensor]) -> "Input":
+        """The input of a network that takes several tensors (B, ...): a dict by name, a tuple by place.
+
+        Parts that are not floating point are given to the network as they are, and not explained.
+
+        Raises:
+            ArgumentError: parts that do not go together: see core/packing.py.
+        """
+        rows, packing = pack(parts)
+        return cls(rows, packing=packing)
 
     def __post_init__(self) -> None:
         if not isinstance(self.tensor, Tensor) or self.tensor.ndim < 2 or len(self.tensor) == 0:
@@ -72,11 +87,12 @@ class Input:
 
     def __getitem__(self, index: int | slice) -> "Input":
         if isinstance(index, slice):
-            return Input(self.tensor[index], self.sources[index], self.views[index], self.notes[index])
+            return Input(self.tensor[index], self.sources[index], self.views[index], self.notes[index], self.packing)
         if not -len(self) <= index < len(self):
             raise IndexError(f"Input {index} of {len(self)}.")
         i = index % len(self)
-        return Input(self.tensor[i : i + 1], (self.sources[i],), self.views[i : i + 1], (self.notes[i],))
+        one = slice(i, i + 1)
+        return Input(self.tensor[one], self.sources[one], self.views[one], self.notes[one], self.packing)
 
     def __iter__(self) -> Iterator["Input"]:
         return (self[i] for i in range(len(self)))

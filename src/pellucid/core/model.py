@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pellucid.core.abstract_model import MOST_ROWS, UNKNOWN, Model, as_input
+from pellucid.core.abstract_model import MOST_ROWS, UNKNOWN, Inputs, Model, as_input
 from pellucid.core.card import Cost, Needs
 from pellucid.core.checks import check_choice, check_count
 from pellucid.core.depthwise import strides_in_single
@@ -28,27 +28,32 @@ from pellucid.core.folding import find_pairs, folded, is_plain
 from pellucid.core.footprint import Footprint, measured
 from pellucid.core.guard import one_call_at_a_time, same_network, same_random_state
 from pellucid.core.heap import kept_heap
-from pellucid.core.input import Input, Preprocess
+from pellucid.core.input import Preprocess
 from pellucid.core.linear import linear_map
 from pellucid.core.memory import Budget, Watch, available, bytes_of
-from pellucid.core.network import FactoredGradient, Network
+from pellucid.core.network import BiasPass, FactoredGradient, LayerPass, Network
+from pellucid.core.output import Selection
+from pellucid.core.packing import Packing
 from pellucid.core.precision import PrecisionTest, compare, has_bfloat16
 from pellucid.core.prediction import OutputKind
-from pellucid.core.random import Key
+from pellucid.core.random import Key, normal
 from pellucid.core.replicas import Networks, Replicas, devices_of, workers
+from pellucid.core.tail import Tail
 from pellucid.core.target import ClassScore, Targets
 from pellucid.core.tuning import Tuning, sizes_up_to, tuned
 from pellucid.errors import ModelError
 
-__all__ = ["UNKNOWN", "FactoredGradient", "Model", "TorchModel", "as_input"]
+__all__ = ["UNKNOWN", "BiasPass", "FactoredGradient", "Inputs", "LayerPass", "Model", "TorchModel", "as_input"]
 
 
 class TorchModel(Model):
-    """Any PyTorch network from one tensor (B, *features) to outputs (B, K) or (B,).
+    """Any PyTorch network from a tensor (B, *features), or several, to outputs (B, K) or (B,), (B, K, H, W) of places,
+    or boxes (B, N, 4 + K).
 
     `preprocess` reads originals, `labels` names the classes, `output` declares what the outputs are ("logits",
-    "probabilities", "regression"; recognised by their values if left out), `select` picks the tensor out of a dict or
-    tuple. `mode="as-is"` keeps each module's training mode; the default explains in evaluation mode and restores.
+    "probabilities", "regression", "segmentation", "detection"; all but the last are recognised if left out), `select`
+    picks the tensor out of a dict or tuple; several are joined along their last axis. `mode="as-is"` keeps each
+    module's training mode; the default explains in evaluation mode and restores.
 
     `device` other than the network's own works on a copy there, which follows what is written into the network's
     weights; a tuple of devices divides each micro-batch among copies (a network that draws random numbers needs
@@ -76,8 +81,8 @@ class TorchModel(Model):
         *,
         preprocess: Preprocess | None = None,
         labels: Sequence[str] | None = None,
-        output: Literal["logits", "probabilities", "regression"] | None = None,
-        select: str | int | None = None,
+        output: Literal["logits", "probabilities", "regression", "segmentation", "detection"] | None = None,
+        select: Selection = None,
         mode: Literal["eval", "as-is"] = "eval",
         device: str | torch.device | Sequence[str | torch.device] | None = None,
         precision: Literal["bfloat16", "auto"] | None = None,
@@ -109,11 +114,13 @@ class TorchModel(Model):
         self.plain: set[tuple[int, ...]] = set()  # it cannot be taken in channels_last
         self.pairs: dict[Hashable, tuple[tuple[str, str], ...]] = {}  # norms that can be folded
         self.tested: dict[tuple[Hashable, ...], PrecisionTest] = {}
+        self.layers: dict[Hashable, str] = {}  # the last with a grid of cells
         # Within a call:
         self.inside = self.was_training = False
         self.pool: ThreadPoolExecutor | None = None
         self.settled: PrecisionTest | None = None
         self.folded_bytes = 0
+        self.tails: Networks | None = None  # from a layer on
 
     @property
     def net(self) -> nn.Module:
@@ -145,8 +152,13 @@ class TorchModel(Model):
     @property
     def networks(self) -> Networks:
         """The networks as they are run now."""
+        if self.tails is not None:
+            return Networks([replace(one, bfloat16=self.bfloat16) for one in self.tails.each], self.pool)
         each = zip(self.replicas.nets, self.replicas.devices, strict=True)
-        run = [Network(net, device, self.name, self.select, self.bfloat16, self.plain) for net, device in each]
+        run = [
+            Network(net, device, self.name, self.select, self.bfloat16, self.plain, self.packing, self.output)
+            for net, device in each
+        ]
         return Networks(run, self.pool)
 
     def digit_bytes(self, x: Tensor) -> int:
@@ -158,7 +170,7 @@ class TorchModel(Model):
             return x.detach().clone().to(self.device, self.dtype)
 
     @contextmanager
-    def undisturbed(self, key: Key) -> Iterator[Self]:
+    def undisturbed(self, key: Key, packing: Packing | None = None) -> Iterator[Self]:
         with ExitStack() as stack:
             stack.enter_context(one_call_at_a_time())
             if not self.inside:
@@ -171,7 +183,7 @@ class TorchModel(Model):
             if self.budget.limit is None:  # gaps in a heap that is kept are in no prediction
                 stack.enter_context(kept_heap(self.device))
             stack.enter_context(torch.inference_mode(False))
-            quiet = stack.enter_context(super().undisturbed(key))
+            quiet = stack.enter_context(super().undisturbed(key, packing))
             quiet.inside, quiet.was_training = True, was_training
             quiet.budget = self.budget.within()
             quiet.pool = stack.enter_context(workers(self.width)) if self.width > 1 else None
@@ -234,19 +246,74 @@ class TorchModel(Model):
         model.precision, model.settled, model.passes, model.trials = precision, None, Cost(), Cost()
         return model
 
-    def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b k"]:
+    def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b *k"]:
         self.passes += Cost(forward=len(x))
         return torch.cat([self.networks.outputs(part) for part in torch.split(x, self.rows(x))])
+
+    def scores(self, x: Float[Tensor, "b *features"], targets: Targets) -> Float[Tensor, " b"]:
+        self.passes += Cost(forward=len(x))
+        return torch.cat([self.networks.scores(x[part], targets[part]) for part in self._parts(x)])
+
+    def layer_pass(
+        self, x: Float[Tensor, "b *features"], targets: Targets, layers: Sequence[str], *, gradients: bool
+    ) -> LayerPass:
+        if Needs.ACTIVATIONS not in self.offers:
+            return super().layer_pass(x, targets, layers, gradients=gradients)
+        self.passes += Cost(forward=len(x), backward=len(x) * gradients)
+        parts = [
+            self.networks.layer_pass(x[part], targets[part], layers, gradients=gradients) for part in self._parts(x)
+        ]
+        activations, by, scores = zip(*parts, strict=True)
+        return LayerPass(_joined(activations), _joined(by), torch.cat(scores))
+
+    def bias_pass(self, x: Float[Tensor, "b *features"], targets: Targets) -> BiasPass:
+        if Needs.WEIGHTS not in self.offers:
+            return super().bias_pass(x, targets)
+        self.passes += Cost(forward=len(x), backward=len(x))
+        parts = [self.networks.bias_pass(x[part], targets[part]) for part in self._parts(x)]
+        gradients, biases, scores = zip(*parts, strict=True)
+        return BiasPass(torch.cat(gradients), _joined(biases), torch.cat(scores))
+
+    def tail(self, x: Float[Tensor, "b *features"], layer: str) -> tuple[Model, Float[Tensor, "b features"]]:
+        if Needs.MODULES not in self.offers:
+            return super().tail(x, layer)
+        self.passes += Cost(forward=len(x))
+        rest = copy.copy(self)
+        rest.tails = self.networks.tail(layer, x)
+        first = rest.tails.each[0]
+        assert isinstance(first.net, Tail)  # noqa: S101  # just made
+        rest.packing = first.packing
+        activation = first.net.activation.to(torch.promote_types(first.net.activation.dtype, torch.float32))
+        index = torch.arange(len(x), device=activation.device)[:, None]
+        return rest, torch.cat([activation.flatten(1), index.to(activation)], 1)
+
+    def spatial_layer(self, x: Float[Tensor, "b *features"]) -> str:
+        if Needs.MODULES not in self.offers:
+            return super().spatial_layer(x)
+        kind = self._kind(x)
+        if kind not in self.layers:
+            # Of noise, so that it depends on the network and the shape alone.
+            probe = torch.from_numpy(normal(Key.named("layer"), 0, (1, *x.shape[1:]))).to(x)
+            if self.packing is not None:
+                mask = self.packing.mask(x)
+                probe = probe * mask + x[:1] * (1 - mask)
+            with self.undisturbed(Key.named("layer")) as apart:
+                self.layers[kind] = apart.networks.each[0].spatial_layer(probe)
+            self.trials += Cost(forward=1, backward=1)
+        return self.layers[kind]
+
+    def features(self, x: Float[Tensor, "b *features"]) -> tuple[int, ...]:
+        return self.networks.each[0].features(x)
+
+    def _parts(self, x: Tensor) -> list[slice]:
+        size = self.rows(x)
+        return [slice(start, start + size) for start in range(0, len(x), size)]
 
     def gradient(self, x: Float[Tensor, "b *features"], targets: Targets) -> Float[Tensor, "b *features"]:
         if Needs.GRADIENTS not in self.offers:
             return super().gradient(x, targets)
         self.passes += Cost(forward=len(x), backward=len(x))
-        size = self.rows(x)
-        parts = [
-            self.networks.gradient(x[start : start + size], targets[start : start + size])
-            for start in range(0, len(x), size)
-        ]
+        parts = [self.networks.gradient(x[part], targets[part]) for part in self._parts(x)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def factored_gradient(
@@ -272,7 +339,7 @@ class TorchModel(Model):
         found = marks(self.replicas.source)
         if self._hashed is None or self._hashed[0] != found:
             if self._hashed is not None and self._hashed[0][0] != found[0]:  # another structure
-                for learnt in (self.plain, self.pairs, self.tested, self.budget.footprints, self.sound):
+                for learnt in (self.plain, self.pairs, self.tested, self.layers, self.budget.footprints, self.sound):
                     learnt.clear()
             self._hashed = found, hash_of(self.replicas.source)
         return self._hashed[1]
@@ -296,20 +363,22 @@ class TorchModel(Model):
     def take_over(self, run: Mapping[str, Any]) -> None:
         super().take_over(run)
         check_choice("mode", run["mode"], ("eval", "as-is"))
-        self.mode, self.select = run["mode"], run["select"]
+        select = run["select"]
+        self.mode, self.select = run["mode"], tuple(select) if isinstance(select, list) else select
         self.recorded = PrecisionTest.of(run)
         half = run["precision"] == "bfloat16" and self.dtype != torch.bfloat16
         self.precision = "auto" if self.recorded is not None else "bfloat16" if half else None
 
     def _kind(self, x: Tensor) -> Hashable:
         """What is learnt of inputs like x is learnt of their shape and of the type in which the network computes."""
-        return (*x.shape[1:], str(self.dtype))
+        tail = None if self.tails is None else self.tails.each[0].net
+        return (*x.shape[1:], str(self.dtype), self.packing, tail.layer if isinstance(tail, Tail) else None)
 
     @property
     def _native(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
-    def predicted_peak(self, x: Input | Tensor, rows: int, *, together: int = 1, maps: int = 1) -> int:
+    def predicted_peak(self, x: Inputs, rows: int, *, together: int = 1, maps: int = 1) -> int:
         """The bytes that a call which samples `maps` maps of each of these inputs adds to what there is at its start.
 
         `rows` go through the network at once, of which `together` cannot be parted: their graph is kept for two
@@ -372,3 +441,8 @@ class TorchModel(Model):
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
         return self.clock()
+
+
+def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """The tensors of each place, over all parts."""
+    return tuple(each[0] if len(each) == 1 else torch.cat(each) for each in zip(*parts, strict=True))

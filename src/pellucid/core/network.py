@@ -4,19 +4,41 @@ Whatever a stranger's network raises comes out as a ModelError with its cause ke
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from pellucid.core.bias import biases
 from pellucid.core.cuts import Cut, at_once, averaged, description, find_cuts, named_cut
+from pellucid.core.layer import last_spatial, tapped, witnessed
+from pellucid.core.output import Selection, check_outputs, selected, takes_names
+from pellucid.core.packing import Packing
+from pellucid.core.prediction import OutputKind
+from pellucid.core.tail import Tail
 from pellucid.core.target import Targets
-from pellucid.errors import CutError, ModelError
+from pellucid.errors import CutError, ModelError, PellucidError
 
-__all__ = ["FactoredGradient", "Network"]
+__all__ = ["BiasPass", "FactoredGradient", "LayerPass", "Network"]
+
+
+class LayerPass(NamedTuple):
+    """What layers gave for rows of inputs, the gradients of the rows' targets by it if asked for, the targets (b,)."""
+
+    activations: tuple[Tensor, ...]
+    gradients: tuple[Tensor, ...]
+    scores: Tensor
+
+
+class BiasPass(NamedTuple):
+    """The gradient by the input, each bias times the gradient where it is added (B, C, ...), and the targets (b,)."""
+
+    gradient: Tensor
+    biases: tuple[Tensor, ...]
+    scores: Tensor
 
 
 class FactoredGradient(NamedTuple):
@@ -37,9 +59,11 @@ class Network:
     net: nn.Module
     device: torch.device
     name: str
-    select: str | int | None
+    select: Selection
     bfloat16: bool
     plain: set[tuple[int, ...]]
+    packing: Packing | None = None
+    kind: OutputKind | None = None
 
     def outputs(self, x: Tensor) -> Tensor:
         """The outputs (B, K), without gradients."""
@@ -54,8 +78,78 @@ class Network:
         """A copy of the rows that can be differentiated by, and the sum of their targets."""
         leaf = self._laid_out(x).requires_grad_()
         with torch.enable_grad():
-            score = targets.score(self._forward(leaf)).sum()
+            score = self._scores(leaf, targets).sum()
         return leaf, score
+
+    def scores(self, x: Tensor, targets: Targets) -> Tensor:
+        """Each row's target, (b,), without gradients."""
+        with torch.no_grad():
+            return _as_map(self._scores(self._laid_out(x), targets))
+
+    def _scores(self, x: Tensor, targets: Targets) -> Tensor:
+        if not targets.layers:
+            return targets.score(self._forward(x))
+        with tapped(self.net, targets.layers) as taps:
+            outputs = self._forward(x)
+        return targets.score(outputs, {name: taps.of(name, len(x)) for name in targets.layers})
+
+    def layer_pass(self, x: Tensor, targets: Targets, layers: Sequence[str], *, gradients: bool) -> LayerPass:
+        """What the layers give, and the gradients of the rows' targets by it: a graph from the first layer on only."""
+        with torch.set_grad_enabled(gradients), tapped(self.net, layers, leaves=gradients) as taps:
+            scores = self._scores(self._laid_out(x), targets)
+        found = [taps.of(layer, len(x)) for layer in layers]
+        by: tuple[Tensor, ...] = ()
+        if gradients and scores.requires_grad:
+            with self._named_errors(x):
+                by = torch.autograd.grad(scores.sum(), found, allow_unused=True, materialize_grads=True)
+        elif gradients:
+            by = tuple(torch.zeros_like(tap) for tap in found)
+        return LayerPass(tuple(map(_as_map, found)), tuple(map(_as_map, by)), _as_map(scores))
+
+    def bias_pass(self, x: Tensor, targets: Targets) -> BiasPass:
+        """The gradient, and each bias of the network times the gradient where it is added."""
+        with biases(self.net) as added:
+            leaf = self._laid_out(x).requires_grad_()
+            with torch.enable_grad():
+                scores = self._scores(leaf, targets)
+        if not scores.requires_grad:
+            return BiasPass(_as_map(torch.zeros_like(leaf)), (), _as_map(scores))
+        with self._named_errors(x):
+            gradient, *by = torch.autograd.grad(
+                scores.sum(), [leaf, *(one.at for one in added)], allow_unused=True, materialize_grads=True
+            )
+        products = [_as_map(g) * one.bias for g, one in zip(by, added, strict=True)]
+        return BiasPass(_as_map(gradient), tuple(products), _as_map(scores))
+
+    def spatial_layer(self, x: Tensor) -> str:
+        """The last layer of inputs like x that gives a grid of cells.
+
+        Raises:
+            LayerError: there is none.
+        """
+        leaf = self._laid_out(x).requires_grad_()
+        with torch.enable_grad(), witnessed(self.net) as order:
+            outputs = self._forward(leaf)
+        return last_spatial(order, outputs, self.features(x), leaf)
+
+    def features(self, x: Tensor) -> tuple[int, ...]:
+        """The shape of the input by which grids are told: of several parts, that which most looks like a picture."""
+        if self.packing is None:
+            return tuple(x.shape[1:])
+        shapes = [s for s, held in zip(self.packing.shapes, self.packing.held, strict=True) if not held]
+        return max(shapes, key=lambda shape: (len(shape) == 3, len(shape)))
+
+    def tail(self, layer: str, x: Tensor) -> "Network":
+        """The network from this layer on, for these inputs: of rows that `packing` packs.
+
+        Raises:
+            LayerError: there is no such layer.
+        """
+        placed = self._laid_out(x)
+        with self._named_errors(x):
+            tail = Tail(self.net, layer, placed, self._invoke)
+        packing = Packing(("activation", "row"), (tuple(tail.activation.shape[1:]), (1,)), ("float32", "int64"))
+        return replace(self, net=tail, packing=packing, plain=set())
 
     def gradient(self, x: Tensor, targets: Targets) -> Tensor:
         """The gradient of each row's target with respect to that row; zero where none reaches it."""
@@ -106,6 +200,8 @@ class Network:
     def _laid_out(self, x: Tensor) -> Tensor:
         """A copy of x in the layout in which CPUs and GPUs convolve fastest, unless the network cannot take it."""
         x = x.detach().to(self.device)
+        if self.packing is not None:
+            return x.clone()
         if x.ndim != 4 or tuple(x.shape[1:]) in self.plain:
             return x.clone(memory_format=torch.contiguous_format)
         return x.clone(memory_format=torch.channels_last)
@@ -123,49 +219,35 @@ class Network:
                 # x.view(len(x), -1) after a convolution is common, and does not work in channels_last.
                 self.plain.add(tuple(x.shape[1:]))
                 result = self._run(given.contiguous())
-        outputs = self._selected(result)
+        outputs = selected(result, self.select, self.name)
         if outputs.ndim == 1 and len(outputs) == len(x):
             outputs = outputs[:, None]
-        if outputs.ndim != 2 or len(outputs) != len(x):
-            raise ModelError(
-                f"Expected outputs (B, K) for {len(x)} inputs, but {self.name} returned {tuple(outputs.shape)}. "
-                "Wrap the network so that it returns one row of scores for each input."
-            )
+        check_outputs(outputs, len(x), self.kind, self.name)
         return outputs.to(x.dtype)
 
     def _run(self, x: Tensor) -> object:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+            return self._invoke(x)
+
+    def _invoke(self, x: Tensor) -> object:
+        if self.packing is None:
             return self.net(x)
+        parts = self.packing.given(x)
+        parts = [p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p for p in parts]
+        if not self.packing.by_name:
+            return self.net(*parts)
+        named = dict(zip(self.packing.names, parts, strict=True))
+        return self.net(**named) if takes_names(self.net, named) else self.net(named)
 
     @contextmanager
     def _named_errors(self, x: Tensor) -> Iterator[None]:
         """Whatever a stranger's network raises, with its cause kept."""
         try:
             yield
+        except PellucidError:
+            raise
         except Exception as error:
             raise ModelError(f"{self.name} failed on a batch of shape {tuple(x.shape)}: {error}") from error
-
-    def _selected(self, result: object) -> Tensor:
-        chosen = result
-        if self.select is not None:
-            try:
-                chosen = result[self.select]  # type: ignore[index]  # what cannot be indexed is the error below
-            except (KeyError, IndexError, TypeError):
-                chosen = result
-        if isinstance(chosen, Tensor) and (self.select is None or chosen is not result):
-            return chosen
-        if isinstance(result, Mapping):
-            choices = [key for key, value in result.items() if isinstance(value, Tensor)]
-        elif isinstance(result, list | tuple):
-            choices = [i for i, value in enumerate(result) if isinstance(value, Tensor)]
-        else:
-            choices = []
-        hint = f"Say which one: TorchModel(net, select={choices[0]!r})." if choices else "Wrap it to return a tensor."
-        raise ModelError(
-            f"Expected a tensor of outputs, but {self.name} returned a {type(result).__name__}"
-            f"{f' with tensors at {choices}' if choices else ''}"
-            f"{f', which has no tensor at {self.select!r}' if self.select is not None else ''}. {hint}"
-        )
 
 
 def _as_map(gradient: Tensor) -> Tensor:

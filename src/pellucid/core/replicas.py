@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.core.fingerprint import marks, tensors_of
-from pellucid.core.network import FactoredGradient, Network
+from pellucid.core.network import BiasPass, FactoredGradient, LayerPass, Network
 from pellucid.core.target import Targets
 from pellucid.errors import ArgumentError, ModelError
 
@@ -98,6 +98,41 @@ class Networks:
         """The gradient of each row's target with respect to that row."""
         shares = divided(len(x), len(self.each))
         return self._gathered(self._shared(shares, lambda one, rows: one.gradient(x[rows], targets[rows])))
+
+    def scores(self, x: Tensor, targets: Targets) -> Tensor:
+        """Each row's target, without gradients."""
+        shares = divided(len(x), len(self.each))
+        return self._gathered(self._shared(shares, lambda one, rows: one.scores(x[rows], targets[rows])))
+
+    def layer_pass(self, x: Tensor, targets: Targets, layers: Sequence[str], *, gradients: bool) -> LayerPass:
+        """What layers give, and the gradients by it."""
+
+        def share(network: Network, rows: slice) -> LayerPass:
+            return network.layer_pass(x[rows], targets[rows], layers, gradients=gradients)
+
+        parts = self._shared(divided(len(x), len(self.each)), share)
+        return LayerPass(
+            self._each([part.activations for part in parts]),
+            self._each([part.gradients for part in parts]),
+            self._gathered([part.scores for part in parts]),
+        )
+
+    def bias_pass(self, x: Tensor, targets: Targets) -> BiasPass:
+        """The gradient, and each bias times the gradient where it is added."""
+        shares = divided(len(x), len(self.each))
+        parts = self._shared(shares, lambda one, rows: one.bias_pass(x[rows], targets[rows]))
+        return BiasPass(
+            self._gathered([part.gradient for part in parts]),
+            self._each([part.biases for part in parts]),
+            self._gathered([part.scores for part in parts]),
+        )
+
+    def tail(self, layer: str, x: Tensor) -> "Networks":
+        """The networks from this layer on."""
+        return Networks([network.tail(layer, x) for network in self.each], self.pool)
+
+    def _each(self, parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        return tuple(self._gathered(each) for each in zip(*parts, strict=True))
 
     def factored_gradient(
         self, x: Tensor, targets: Targets, group: int, cuts: int | tuple[str, ...], *, plain: bool

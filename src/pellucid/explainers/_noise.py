@@ -1,7 +1,7 @@
 """Noisy copies of an input, and a base method's maps of them as a stream of samples."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from pellucid.core.estimate import Estimate
 from pellucid.core.estimator import Draw, Estimator, Samples, sample
 from pellucid.core.explainer import Call, Explainer
 from pellucid.core.model import Model
+from pellucid.core.packing import Packing, spread
 from pellucid.core.precision import HALF
 from pellucid.core.random import Key, normal
 from pellucid.core.recipe import Value
@@ -62,12 +63,12 @@ class NoiseLevel(Value):
         """The same sigma for every input, in units of the input tensor."""
         return cls(sigma=sigma)
 
-    def spread(self, x: Float[Tensor, "b *features"]) -> Tensor:
-        """Sigma of each input, (B, 1, ...)."""
-        axes = tuple(range(1, x.ndim))
-        if self.fraction is None:
-            return torch.full_like(x.amax(axes, keepdim=True), self.sigma or 0.0)
-        return (x.amax(axes, keepdim=True) - x.amin(axes, keepdim=True)) * self.fraction
+    def spread(self, x: Float[Tensor, "b *features"], packing: Packing | None = None) -> Tensor:
+        """Sigma of each input, (B, 1, ...); of packed inputs that of each feature, from the range of its part."""
+        if self.fraction is not None:
+            return spread(x, packing) * self.fraction
+        sigma = torch.full_like(x.amax(tuple(range(1, x.ndim)), keepdim=True), self.sigma or 0.0)
+        return sigma if packing is None else sigma * packing.mask(x)
 
 
 def _within(value: object, most: float) -> bool:
@@ -113,7 +114,7 @@ class NoisyCopies(Explainer):
     ) -> Estimate:
         """The estimate from the base's maps of x + e_i, with e_i from the stream H(seed, input key)."""
         streams = [key.stream(self.seed) for key in call.keys]
-        sigma = self.noise.spread(x)
+        sigma = self.noise.spread(x, model.packing)
         shape = tuple(x.shape[1:])
         cuts: set[str] = set()
 
@@ -145,7 +146,7 @@ class NoisyCopies(Explainer):
                     if found.plain is not None:
                         plain[rows] = found.plain
                     cuts.add(found.cuts)
-            each = (len(inputs), len(draws), how.size, *shape)
+            each = (len(inputs), len(draws), how.size, *maps.shape[1:])
             if plain is None:
                 return _mean(maps, each), None
             factored, other = _mean(maps, each), _mean(plain, each)
@@ -173,7 +174,7 @@ class NoisyCopies(Explainer):
             )
             estimate = sample(samples, estimator)
         where: dict[str, tuple[float | str, ...]] = {"cuts": ("; ".join(sorted(cuts)),) * len(x)} if cuts else {}
-        return replace(estimate, notes=self.notes(x) | where)
+        return replace(estimate, notes=self.notes(x, model.packing) | where)
 
     def _halves(self, x: Tensor, sigma: Tensor, targets: Targets, stream: Key) -> list[Callable[[Model], Tensor]]:
         """The first plain samples of the first input in two halves, for any model to compute."""
@@ -186,11 +187,20 @@ class NoisyCopies(Explainer):
 
         return [half(range(HALF)), half(range(HALF, 2 * HALF))]
 
-    def notes(self, x: Float[Tensor, "b *features"]) -> dict[str, tuple[float | str, ...]]:
-        """Each input's sigma, absolute and as a fraction of its range: the recipe stores both."""
-        sigma, spread = self.noise.spread(x), NoiseLevel(1.0).spread(x)
-        level = torch.where(spread > 0, sigma / spread.clamp(min=torch.finfo(x.dtype).tiny), 0.0)
-        return {"sigma": tuple(sigma.flatten().tolist()), "noise_level": tuple(level.flatten().tolist())}
+    def notes(self, x: Float[Tensor, "b *features"], packing: Packing | None) -> dict[str, tuple[float | str, ...]]:
+        """Each input's sigma, absolute and as a fraction of its range: the recipe stores both; of several parts, in
+        words.
+        """
+        sigma, whole = self.noise.spread(x, packing), spread(x, packing)
+        level = torch.where(whole > 0, sigma / whole.clamp(min=torch.finfo(x.dtype).tiny), 0.0)
+        if packing is None:
+            return {"sigma": tuple(sigma.flatten().tolist()), "noise_level": tuple(level.flatten().tolist())}
+        each = {"sigma": packing.explained(sigma), "noise_level": packing.explained(level.expand_as(sigma))}
+
+        def words(parts: Mapping[str, Tensor], row: int) -> str:
+            return ", ".join(f"{name} {float(part[row].max()):.6g}" for name, part in parts.items())
+
+        return {name: tuple(words(parts, row) for row in range(len(x))) for name, parts in each.items()}
 
     def card_over(self, name: str, title: str, reference: str, cost: Cost, caveats: tuple[str, ...] = ()) -> MethodCard:
         """The base's card with another name and the cost of the samples: needs and applicability are the base's."""

@@ -107,7 +107,7 @@ class SmoothGrad(NoisyCopies):
         own = Call(tuple(key.stream(self.seed).child(most(self.n_samples) - 1) for key in call.keys))
         clean = self.base.attribute(model, x, targets, own).values
         if self.n_samples == 1:
-            return replace(Estimate.exact(clean), samples=(1,) * len(x), notes=self.notes(x))
+            return replace(Estimate.exact(clean), samples=(1,) * len(x), notes=self.notes(x, model.packing))
         if call.earlier is not None:
             call = replace(call, earlier=replace(call.earlier, state=_renamed(call.earlier.state, _HIDDEN, _SUMS)))
         return _with_clean(self.estimated(self.estimator, model, x, targets, call, self._noisy), clean)

@@ -1,0 +1,73 @@
+"""What a network adds: the biases of its modules, and where in a pass they are added. Used by network.py alone.
+
+A norm that uses running statistics multiplies and adds, y = g (x - m) / sqrt(v + eps) + b: it adds b - g m / sqrt(v +
+eps). One that takes its statistics from the input adds b alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.core.folding import unfolded
+from pellucid.core.layer import as_written, modules_of
+
+__all__ = ["Added", "biases"]
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_LAST_AXIS = (nn.Linear, nn.LayerNorm)
+
+
+class Added(NamedTuple):
+    """What was added to what: the tensor `at` after it, and the `bias` in a shape that multiplies it."""
+
+    at: Tensor
+    bias: Tensor
+
+
+@contextmanager
+def biases(net: nn.Module) -> Iterator[list[Added]]:
+    """Within, each bias that is added is noted, in the order in which the modules run."""
+    added: list[Added] = []
+    with ExitStack() as stack:
+        modules = set(modules_of(net).values())
+        stack.enter_context(as_written(net))
+        stack.enter_context(unfolded(modules))
+
+        def note(module: nn.Module, args: Any, output: Any) -> Any:
+            bias = _bias(module)
+            if bias is None or not isinstance(output, Tensor) or not output.requires_grad:
+                return output
+            last = isinstance(module, _LAST_AXIS)
+            if not last and (bias.ndim != 1 or output.ndim < 2 or output.shape[1] != len(bias)):
+                return output  # a stranger's module, which does something else with it
+            shape = bias.shape if last else (1, -1, *(1,) * (output.ndim - 2))
+            added.append(Added(output, bias.detach().view(shape).float().to(_digits(output))))
+            return output.clone()  # the network may write into what it gets
+
+        for module in modules:
+            scripted = isinstance(module, torch.jit.ScriptModule)
+            if isinstance(module, _BATCH_NORMS) or (not scripted and isinstance(_own(module), Tensor)):
+                stack.callback(module.register_forward_hook(note).remove)
+        yield added
+
+
+def _digits(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _own(module: nn.Module) -> Any:
+    return getattr(module, "bias", None)
+
+
+def _bias(module: nn.Module) -> Tensor | None:
+    bias = _own(module)
+    if isinstance(module, _BATCH_NORMS) and not module.training and module.running_mean is not None:
+        assert module.running_var is not None  # noqa: S101  # torch keeps both or none
+        gain = (module.running_var.double() + module.eps).rsqrt()
+        gain = gain if module.weight is None else gain * module.weight.double()
+        shift = -module.running_mean.double() * gain
+        return (shift if bias is None else shift + bias.double()).to(module.running_mean.dtype)
+    return bias if isinstance(bias, Tensor) else None
