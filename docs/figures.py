@@ -19,7 +19,7 @@ import pellucid as pl
 from pellucid.metrics.stability import Stability, stability
 from pellucid.modalities.image.draw import Drawing, Panel, compose
 from pellucid.modalities.image.heatmap import to_heatmap
-from pellucid.modalities.image.picture import map_panel, metadata, on_one_scale, title_of
+from pellucid.modalities.image.picture import map_panel, metadata, method_title, on_one_scale, title_of
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared" / "data"
@@ -100,6 +100,90 @@ def dog_banana(model: pl.Model) -> None:
     compose([panels], metadata(maps), caption).save(HERE / "img" / "dog_banana.png")
 
 
+GALLERY = (
+    pl.SimpleGradient(), pl.SmoothGrad(), pl.InputXGradient(), pl.IntegratedGradients(),
+    pl.SmoothGrad(base=pl.IntegratedGradients(n_steps=10), n_samples=20), pl.GuidedIntegratedGradients(),
+    pl.FullGrad(), pl.CAM(), pl.GradCAM(), pl.GradCAMPlusPlus(), pl.LayerCAM(layer=("stages.2", "stages.4", "head")),
+    pl.EigenCAM(), pl.ScoreCAM(), pl.AblationCAM(layer="stages.4"), pl.SmoothGrad(base=pl.HiResCAM(layer="stages.4")),
+)  # fmt: skip
+
+
+def gallery(model: pl.Model) -> None:
+    """Fifteen methods' maps of the cat."""
+    x = model.read(data.chelsea())
+    pl.gallery([explain(model, x) for explain in GALLERY]).save(HERE / "img" / "gallery.png")
+
+
+STEPS, BASELINES = (25, 50, 100, 200, 400), {"black": pl.Pixel(0.0), "mean colour": pl.FeatureMean(), "blur": pl.Blur()}
+
+
+def residual_table(model: pl.Model) -> str:
+    """The relative residual of Integrated Gradients, a row a baseline, a column a number of steps."""
+    files = sorted((SHARED / "ilsvrc2012-val-650" / "images").iterdir())[:: 650 // PHOTOS][:PHOTOS]
+    photos = [model.read(file) for file in files]
+    head = f"| baseline | {' | '.join(f'{n} steps' for n in STEPS)} |\n|---|{'--:|' * len(STEPS)}\n"
+    rows = []
+    for name, baseline in BASELINES.items():
+        shares = []
+        for n in STEPS:
+            maps = [pl.IntegratedGradients(baseline=baseline, n_steps=n)(model, x) for x in photos]
+            off = [abs(float(a.residual[0])) for a in maps]
+            shares.append(sum(off) / sum(abs(a.recipe.notes["change"][0]) for a in maps))
+        rows.append(f"| {name} | {' | '.join(f'{share:.1%}' for share in shares)} |")
+    return head + "\n".join(rows) + "\n"
+
+
+ENERGY_PHOTOS, LARGEST_BOX = 120, 0.5
+POINTING = (
+    pl.SimpleGradient(), pl.SmoothGrad(), pl.SmoothGrad(estimator=pl.Shrunk(pl.Factored()), n_samples=48),
+    pl.InputXGradient(), pl.IntegratedGradients(), pl.FullGrad(), pl.GradCAM(), pl.GradCAMPlusPlus(), pl.HiResCAM(),
+    pl.XGradCAM(), pl.LayerCAM(), pl.EigenCAM(), pl.AblationCAM(), pl.ScoreCAM(),
+)  # fmt: skip
+
+
+def boxed(model: pl.Model) -> list[tuple[pl.Input, int, np.ndarray]]:
+    """Photos whose boxes cover less than half of what the model sees: input, true class, pixels inside a box."""
+    folder = SHARED / "ilsvrc2012-val-650"
+    with (folder / "boxes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found: list[tuple[pl.Input, int, np.ndarray]] = []
+    for name in sorted({row["file"] for row in rows}):
+        x = model.read(folder / "images" / name)
+        high, wide = x.views[0].geometry["size"]
+        left, top, right, bottom = x.views[0].geometry["box"]
+        inside = np.zeros(x.tensor.shape[2:], dtype=bool)
+        own = [row for row in rows if row["file"] == name]
+        for row in own:
+            across, down = float(row["orig_w"]), float(row["orig_h"])
+            x0, x1 = ((float(row[k]) / across * wide - left) / (right - left) * inside.shape[1] for k in ("x0", "x1"))
+            y0, y1 = ((float(row[k]) / down * high - top) / (bottom - top) * inside.shape[0] for k in ("y0", "y1"))
+            inside[max(round(y0), 0) : max(round(y1), 0), max(round(x0), 0) : max(round(x1), 0)] = True
+        if 0 < inside.mean() < LARGEST_BOX:
+            found.append((x, int(own[0]["class_index"]), inside))
+        if len(found) == ENERGY_PHOTOS:
+            break
+    return found
+
+
+def energy(a: pl.Attribution, inside: np.ndarray) -> float:
+    """The share of a map's energy inside: the magnitude of an unsigned map, the positive part of a signed one."""
+    values = np.clip(to_heatmap(a).values, 0, None)
+    return float(values[inside].sum() / values.sum()) if values.any() else float(inside.mean())
+
+
+def energy_table(model: pl.Model) -> str:
+    """Energy in the box, a row a method, with a 95 % bootstrap interval over the photos."""
+    photos = boxed(model)
+    uniform = [float(inside.mean()) for _, _, inside in photos]
+    head = f"| method | energy in the box, {len(photos)} photos | 95 % interval |\n|---|--:|---|\n"
+    rows = [f"| a uniform map | {np.mean(uniform):.2f} | |"]
+    for explain in POINTING:
+        shares = [energy(explain(model, x, target), inside) for x, target, inside in photos]
+        interval = bootstrap((shares,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+        rows.append(f"| {method_title(explain)} | {np.mean(shares):.2f} | {interval.low:.2f} to {interval.high:.2f} |")
+    return head + "\n".join(rows) + "\n"
+
+
 def measured(model: pl.Model) -> list[list[Stability]]:
     """Both methods on photos of ImageNet's validation set, of which a noised copy keeps the prediction."""
     folder = SHARED / "ilsvrc2012-val-650"
@@ -138,12 +222,28 @@ def main() -> None:
     model = pl.load("efficientnet-lite0")
     cat(model)
     estimators(model)
+    gallery(model)
     if not SHARED.is_dir():
-        print(json.dumps({"left as they are, without ../shared/data": ["img/dog_banana.png", "stability.md"]}))
+        print(
+            json.dumps(
+                {
+                    "left as they are, without ../shared/data": [
+                        "img/dog_banana.png",
+                        "stability.md",
+                        "gradients.md",
+                        "activation_maps.md",
+                    ]
+                }
+            )
+        )
         return
     dog_banana(model)
     page = HERE / "stability.md"
     page.write_text(filled(page, "table", stability_table(model)))
+    page = HERE / "gradients.md"
+    page.write_text(filled(page, "residuals", residual_table(model)))
+    page = HERE / "activation_maps.md"
+    page.write_text(filled(page, "energy", energy_table(model)))
 
 
 if __name__ == "__main__":

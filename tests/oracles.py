@@ -84,23 +84,25 @@ class Raising(nn.Module):
 
     def __init__(self, calls: int = 1) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(4)
+        self.norm = nn.BatchNorm2d(4)
         self.left = [calls]  # a list, since a number would be put back after each call
 
     def forward(self, x: Tensor) -> Tensor:
         self.left[0] -= 1
         if self.left[0] <= 0:
             raise RuntimeError("the network broke")
-        return self.norm(x)
+        return self.norm(x).flatten(1)
 
 
-def conv_net(classes: int = 3, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A small network of everything that keeps state: convolution, batch norm, dropout, kinks; random but fixed."""
+def conv_net(classes: int = 3, *, seed: int = 0, dtype: torch.dtype = torch.float32, pooled: int = 2) -> nn.Module:
+    """A small network of everything that keeps state: convolution, batch norm, dropout, kinks; random but fixed. Its
+    head reads `pooled` x `pooled` means of each channel.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([]):
         net = nn.Sequential(
             nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(),
-            nn.Dropout(0.5), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, classes),
+            nn.Dropout(0.5), nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(8 * pooled**2, classes),
         )  # fmt: skip
         with torch.no_grad():
             for tensor in (*net.parameters(), *net.buffers()):

@@ -610,6 +610,9 @@ def test_wrong_usage_is_told_before_any_work(pellucid, folder, words, told):
         (["check", "cat.jpg", "--target", "-1"], "0 to 999 for this model. Got -1."),
         (["compare", "cat.jpg", "--methods", "simple-gradient,smoth"], "There is no method 'smoth'"),
         (["compare", "cat.jpg", "--methods", ""], "There is no method ''"),
+        (["explain", "cat.jpg", "--method", "grad-cam", "--steps", "3"], "grad-cam has no --steps."),
+        (["explain", "cat.jpg", "--layer", "head"], "smooth-grad has no --layer."),
+        (["explain", "cat.jpg", "--method", "integrated-gradients", "--baseline", "gold"], "'--baseline'"),
         (["compare", "cat.jpg", "--methods", "simple-gradient", "--samples", "3"], "nothing is sampled"),
         (["compare", "cat.jpg", "--copy-noise", "0"], "'--copy-noise'"),
         (["compare", "cat.jpg", "--out", "it.jpg"], "pictures are saved as .png"),
@@ -767,7 +770,7 @@ def test_methods_tell_programs_the_whole_card(pellucid):
     [said] = pellucid("methods", "--scope", "local", "--json").objects
     card = next(card for card in said["fitting"] if card["name"] == "smooth-grad")
     assert card["access"] == "white-box"
-    assert card["cost"] == {"forward": 50, "backward": 50}
+    assert card["cost"] == {"forward": 50, "backward": 50, "channels": 0}
     assert card["modalities"] == ["audio", "image", "table", "text"]
     assert said["excluded"][0]["reasons"] == ["scope is global"]
 
@@ -785,6 +788,49 @@ def test_compare_with_shared_noise_leaves_only_the_effect_of_the_change(pellucid
         return min(said["rank_correlation"]["smooth-grad"])
 
     assert correlation("--shared-noise") > correlation()
+
+
+def test_no_copies_draw_a_gallery_of_each_methods_map(pellucid, folder):
+    methods = ("--methods", "grad-cam,integrated-gradients,simple-gradient")
+    done = pellucid("compare", "cat.jpg", *MODEL, *methods, "--copies", "0", "--steps", "7", "--baseline", "white")
+    assert done.out.endswith("-> cat.compare.png\n")
+    grad_cam, integrated, simple = [r["explainer"] for r in recipes("cat.compare.png")]
+    assert (grad_cam["type"], simple["type"]) == ("GradCAM", "SimpleGradient")
+    assert integrated["settings"]["n_steps"] == 7
+    assert integrated["settings"]["baseline"] == {"type": "Pixel", "settings": {"value": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline"),
+    [
+        ("black", pl.Pixel(0.0)),
+        ("white", pl.Pixel(1.0)),
+        ("grey", pl.Pixel(0.5)),
+        ("mean", pl.FeatureMean()),
+        ("blur", pl.Blur()),
+        ("zero", pl.Zeros()),
+    ],
+)
+def test_a_baseline_is_named(name, baseline):
+    [explainer] = cli._explainers(["integrated-gradients"], **cli._chosen(None, name, 3))
+    assert explainer == pl.IntegratedGradients(baseline=baseline, n_steps=3)
+
+
+def test_a_map_of_a_layer_names_it(pellucid):
+    [said] = pellucid("explain", "cat.jpg", *MODEL, "--method", "gradcam", "--layer", "0", "--json").objects
+    assert said["recipe"]["notes"]["layer"] == ["0"]
+    [said] = pellucid("explain", "cat.jpg", *MODEL, "--method", "gradcam", "--json", "--force").objects
+    assert said["recipe"]["notes"]["layer"] == ["1"]
+
+
+def test_several_layers_are_fused(pellucid):
+    [said] = pellucid("explain", "cat.jpg", *MODEL, "--method", "gradcam", "--layer", "0,1", "--json").objects
+    assert said["recipe"]["explainer"]["settings"]["layer"] == ["0", "1"]
+
+
+def test_an_integral_says_what_it_sums_to(pellucid):
+    done = pellucid("explain", "cat.jpg", *MODEL, "--method", "integrated-gradients")
+    assert re.search(r"; sums to \S+ of \S+ ->", done.out)
 
 
 def test_a_method_named_twice_is_compared_once(pellucid):

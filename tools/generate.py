@@ -11,7 +11,16 @@ PACKAGE = ROOT / "src" / "pellucid"
 PUBLIC = {
     "errors": None,  # None: everything in its __all__
     "core.attribution": None,
-    "core.baseline": None,
+    "core.baseline": [
+        "Background",
+        "Baseline",
+        "BlackOrZero",
+        "Blur",
+        "Constant",
+        "FeatureMean",
+        "Pixel",
+        "Zeros",
+    ],
     "core.card": None,
     "core.diagnosis": ["Finding", "Severity"],
     "core.estimate": ["Estimate"],
@@ -27,7 +36,17 @@ PUBLIC = {
     "core.random": ["Key"],
     "core.recipe": ["Recipe"],
     "core.stopping": ["Until"],
-    "core.target": ["ClassScore", "LogProb", "Margin", "Probability", "Target"],
+    "core.target": [
+        "BoxScore",
+        "ClassScore",
+        "LogProb",
+        "Margin",
+        "Neuron",
+        "Probability",
+        "Region",
+        "RegionMean",
+        "Target",
+    ],
     "core.tuning": ["Tuning"],
     "explainers._noise": ["NoiseLevel"],
     "catalogue": ["Methods", "methods"],
@@ -36,7 +55,7 @@ PUBLIC = {
     "modalities.image.combined": None,
     "modalities.image.convergence": ["convergence"],
     "modalities.image.shrunk": None,
-    "modalities.image.picture": ["comparison_page", "heatmap", "overlay", "page"],
+    "modalities.image.picture": ["comparison_page", "gallery", "heatmap", "overlay", "page"],
     "modalities.image.preprocess": None,
     "models.description": ["Description"],
     "models.load": ["load"],
@@ -70,19 +89,41 @@ def stub() -> str:
     return "\n".join(lines) + "\n"
 
 
-def table() -> str:
-    """The methods with their four axes, cost and source, as the cards say."""
+def table(*, networks: bool = False) -> str:
+    """The methods with their four axes, cost and source, as the cards say; and the networks on which the suite ran."""
     from pellucid.catalogue import registered
 
-    head = "| method | name | scope | access | stage | applicability | passes for one input | source |\n"
-    head += "|---|---|---|---|---|---|---|---|\n"
+    head = "| method | name | scope | access | stage | applicability | passes for one input | source |"
+    head += (
+        (" run on |" if networks else "") + "\n|---|---|---|---|---|---|---|---|" + ("---|" if networks else "") + "\n"
+    )
+    ran = ran_on() if networks else {}
+    everywhere = sorted({name for names in ran.values() for name in names})
     rows = []
     for method in registered().values():
         card = method().card
         axes = f"{card.scope} | {card.access} | {card.stage} | {card.applicability}"
         title = card.title.replace("|", r"\|")
-        rows.append(f"| {title} | `{card.name}` | {axes} | {card.cost} | {card.reference} |")
+        where = f" {_where(ran[card.name], everywhere)} |" if networks else ""
+        rows.append(f"| {title} | `{card.name}` | {axes} | {card.cost} | {card.reference} |{where}")
+    if networks:
+        rows.append(f"\n*Run on, all: {', '.join(everywhere)}.*")
     return head + "\n".join(rows) + "\n"
+
+
+def ran_on() -> dict[str, list[str]]:
+    """The networks of the suite on which each method is run and gives a map."""
+    sys.path.insert(0, str(ROOT))
+    from tests.networks import ran_on as told
+
+    return told()
+
+
+def _where(names: list[str], everywhere: list[str]) -> str:
+    without = [name for name in everywhere if name not in names]
+    if len(without) > len(names):
+        return ", ".join(sorted(names))
+    return f"all but {', '.join(without)}" if without else "all"
 
 
 def filled(path: Path, mark: str, text: str) -> str:
@@ -105,7 +146,7 @@ def main() -> None:
     for path, make in [
         (PACKAGE / "__init__.pyi", stub),
         (ROOT / "README.md", lambda: filled(ROOT / "README.md", "methods", table())),
-        (ROOT / "docs" / "methods.md", lambda: filled(ROOT / "docs" / "methods.md", "methods", table())),
+        (ROOT / "docs" / "methods.md", lambda: filled(ROOT / "docs" / "methods.md", "methods", table(networks=True))),
     ]:
         text = make()
         if path.exists() and path.read_text() == text:

@@ -34,7 +34,10 @@ __all__ = ["main"]
 
 _CHANNELS = ("max_abs", "sum_abs", "abs_sum", "sum", "mean")
 _ESTIMATORS = ("auto", "mean", "antithetic", "shrunk", "factored", "shrunk-factored", "combined")
-_FLAGS = {"n_samples": "--samples", "noise_level": "--noise-level", "seed": "--seed", "estimator": "--estimator"}
+_FLAGS = {"n_samples": "--samples", "noise_level": "--noise-level", "seed": "--seed", "estimator": "--estimator",
+          "layer": "--layer", "baseline": "--baseline", "n_steps": "--steps"}  # fmt: skip
+_SAMPLED = ("--samples", "--noise-level", "--seed", "--estimator")
+_BASELINES = ("black", "white", "grey", "mean", "blur", "zero")
 _MOST = 2000  # samples for an error, unless --samples says otherwise
 _WIDTH = 24  # characters of a name beside a bar, so that both fit a narrow terminal
 
@@ -98,6 +101,14 @@ _sampling = _together(
     ),
     click.option("--seed", type=click.IntRange(0), help="Seed of the noise.  [default: 0]"),
 )
+_settings = _together(
+    click.option("--layer", help="Layer of an activation map; the last with a grid of cells if left out. Several, with "
+                 "commas, are fused."),
+    click.option("--baseline", type=click.Choice(_BASELINES), help="What absent means, in the picture's own values.  "
+                 "[default: the method's]"),
+    click.option("--steps", type=click.IntRange(1), help="Steps on the way from the baseline.  [default: the "
+                 "method's]"),
+)  # fmt: skip
 _output = _together(
     click.option("--out", type=click.Path(path_type=Path), help="The picture's name (.png), for a single input."),
     click.option("--json", "as_json", is_flag=True, help="One JSON object for each input on standard output."),
@@ -134,20 +145,21 @@ def cli() -> None:
 @_target
 @click.option("--targets", type=click.IntRange(1), help="Explain the N likeliest classes, side by side.")
 @_sampling
+@_settings
 @click.option("--noise-level", type=float, help="Noise as a fraction of the input's range.  [default: the method's]")
 @click.option("--view", type=click.Choice(["page", "heatmap", "overlay"]), default="page", show_default=True,
               help="A page with everything, the map alone, or the overlay at the photo's own size.")  # fmt: skip
-@click.option("--channels", type=click.Choice(_CHANNELS), default="max_abs", show_default=True,
-              help="How the colour channels become one map; sum and mean keep the sign.")  # fmt: skip
+@click.option("--channels", type=click.Choice(_CHANNELS), help="How the colour channels become one map; sum and mean "
+              "keep the sign.  [default: the method's]")  # fmt: skip
 @click.option("--save", type=click.Path(path_type=Path), help="Folder to keep the raw maps in (.safetensors).")
 @click.option("--no-picture", is_flag=True, help="Draw nothing; for --save and --json.")
 @_output
 @_model
 def explain(
     inputs: tuple[str, ...], method: str, target: str | None, targets: int | None, samples: int | None,
-    error: float | None, estimator: str | None, noise_level: float | None, seed: int | None, view: str,
-    channels: "Channels", out: Path | None, save: Path | None, as_json: bool, no_picture: bool, force: bool,
-    **model_options: Any,
+    error: float | None, estimator: str | None, noise_level: float | None, seed: int | None, layer: str | None,
+    baseline: str | None, steps: int | None, view: str, channels: "Channels | None", out: Path | None,
+    save: Path | None, as_json: bool, no_picture: bool, force: bool, **model_options: Any,
 ) -> None:  # fmt: skip
     """Draw why the model decided as it did on each picture."""
     if target is not None and targets is not None:
@@ -158,6 +170,7 @@ def explain(
         raise click.UsageError("--no-picture leaves nothing to keep. Give --save FOLDER or --json, and no --out.")
     n_samples = _stop(samples, error)
     chosen = {"n_samples": n_samples, "noise_level": noise_level, "seed": seed, "estimator": estimator}
+    chosen |= _chosen(layer, baseline, steps)
     [explainer] = _explainers([method], **chosen)
     pictures = _pictures(inputs, explainer.card.name, out)
     folder = None if save is None else _folder(save)
@@ -219,27 +232,35 @@ def methods(as_json: bool, **query: Any) -> None:
 @click.option("--methods", "names", default="simple-gradient,smooth-grad", show_default=True,
               help="Names, with commas.")  # fmt: skip
 @_target
-@click.option("--copies", type=click.IntRange(1), default=2, show_default=True, help="Noised copies to compare with.")
+@click.option(
+    "--copies",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="Noised copies to compare with; 0 draws a gallery of the maps alone.",
+)
 @click.option("--copy-noise", type=click.FloatRange(0, 1, min_open=True), default=0.02, show_default=True,
               help="Their noise, a fraction of the input's range.")  # fmt: skip
 @click.option("--shared-noise", is_flag=True, help="Sampled methods use the same noise for input and copies.")
 @_sampling
+@_settings
 @_output
 @_model
 def compare(
     inputs: tuple[str, ...], names: str, target: str | None, copies: int, copy_noise: float, shared_noise: bool,
-    samples: int | None, error: float | None, estimator: str | None, seed: int | None, out: Path | None, as_json: bool,
-    force: bool, **model_options: Any,
+    samples: int | None, error: float | None, estimator: str | None, seed: int | None, layer: str | None,
+    baseline: str | None, steps: int | None, out: Path | None, as_json: bool, force: bool, **model_options: Any,
 ) -> None:  # fmt: skip
     """Draw methods side by side, on pictures and noised copies.
 
     The copies have the same prediction. Each map's rank correlation with the picture's own stands beside it.
     """
     from pellucid.metrics.stability import stability
-    from pellucid.modalities.image.picture import comparison_page
+    from pellucid.modalities.image.picture import comparison_page, gallery
 
     # The comparison is of the methods as they are defined, so the paper's mean unless another is asked for.
     chosen = {"n_samples": _stop(samples, error), "seed": seed, "estimator": estimator or "mean"}
+    chosen |= _chosen(layer, baseline, steps)
     explainers = _explainers(names.split(","), also=("seed", *(() if estimator else ("estimator",))), **chosen)
     pictures = _pictures(inputs, "compare", out)
     model = _loaded(target, **model_options)
@@ -250,7 +271,19 @@ def compare(
         picture = pictures[i]
         _check_free([picture], inputs, force)
         x = model.read(name)
-        told = lambda done, total: report(done, total, None)  # noqa: E731  # a callback
+
+        def told(done: int, total: int) -> None:
+            report(done, total, None)
+
+        if not copies:
+            maps = []
+            for done, explainer in enumerate(explainers, 1):
+                maps.append(explainer(model, x, target))
+                told(done, len(explainers))
+            _write(picture, gallery(maps).save)
+            drawn = {"input": name, "methods": [e.card.name for e in explainers], "picture": str(picture)}
+            line = f"{_shown(name)}: {maps[0].decision.label} -> {_shown(picture)}"
+            return _Said(drawn, [line], _remarks(x.notes[0], [f for a in maps for f in a.findings]))
         results = stability(model, x, explainers, target=target, progress=told, **settings)
         _write(picture, comparison_page(results, noise=f"Copies at noise level {copy_noise}; {noise}.").save)
         alike = {r.explainer.card.name: r.rank_correlations for r in results}
@@ -287,8 +320,8 @@ def check(inputs: tuple[str, ...], target: str | None, as_json: bool, **model_op
         prediction = model.predict(x)
         probable = a.decision.probability is not None
         top: list[dict[str, Any]] = [
-            {"index": k, "label": prediction.labels.short(k), "score": float(prediction.outputs[0, k]),
-             "probability": value if probable else None}
+            {"index": k, "label": prediction.labels.short(k), "probability": value if probable else None,
+             "score": float(prediction.outputs[0, k]) if probable else value}
             for _, value, k in prediction.top(5)
         ]  # fmt: skip
         fit = all(finding.severity is not Severity.ERROR for finding in a.findings)
@@ -406,8 +439,24 @@ def _explainers(names: Sequence[str], also: Sequence[str] = (), **settings: Any)
         given["estimator"] = _estimator(given.get("estimator", "auto"), given.get("n_samples"))
     surplus = [_FLAGS[key] for key in given if key not in set(also).union(*known.values())]
     if surplus:
-        raise click.UsageError(f"{', '.join(names)} has no {' and no '.join(surplus)}: nothing is sampled.")
+        why = ": nothing is sampled" if surplus[0] in _SAMPLED else ""
+        raise click.UsageError(f"{', '.join(names)} has no {' and no '.join(surplus)}{why}.")
     return [method(**{key: given[key] for key in given if key in own}) for method, own in known.items()]
+
+
+def _chosen(layer: str | None, baseline: str | None, steps: int | None) -> dict[str, Any]:
+    """The settings of maps of layers and of ways from a baseline."""
+    if (layer, baseline, steps) == (None, None, None):
+        return {}
+    from pellucid.core.baseline import Blur, FeatureMean, Pixel, Zeros
+
+    known = {"black": Pixel(0.0), "white": Pixel(1.0), "grey": Pixel(0.5), "mean": FeatureMean(), "blur": Blur()}
+    names = tuple(layer.split(",")) if layer else ()
+    return {
+        "layer": names[0] if len(names) == 1 else names or None,
+        "baseline": None if baseline is None else (known | {"zero": Zeros()})[baseline],
+        "n_steps": steps,
+    }
 
 
 def _stop(samples: int | None, error: float | None) -> Any:
@@ -463,9 +512,13 @@ def _explained(
 
 
 def _certainty(a: "Attribution") -> str:
-    """The relative error of the maps, where it is known, and how they were estimated."""
+    """The relative error of the maps, where it is known, and how they were estimated; or what they sum to."""
     if a.estimated_error is None:
-        return ""
+        if a.residual is None or len(a) > 1:
+            return ""
+        from pellucid.modalities.image.picture import completeness
+
+        return f"; {completeness(a)}" if completeness(a) else ""
     from pellucid.core.recipe import decode
 
     errors = a.estimated_error.tolist()
@@ -560,7 +613,7 @@ def _with_targets(model: "Model", x: "Input", target: str | None, targets: int |
     return Input(x.tensor.repeat(n, *(1,) * (x.tensor.ndim - 1)), x.sources * n, x.views * n, x.notes * n), chosen
 
 
-def _draw(a: "Attribution", view: str, channels: "Channels") -> "Drawing":
+def _draw(a: "Attribution", view: str, channels: "Channels | None") -> "Drawing":
     from pellucid.modalities.image.picture import heatmap, overlay, page
 
     if view == "overlay":
@@ -607,6 +660,7 @@ def _as_data(name: str, a: "Attribution", picture: Path | None, raw: Path | None
         "decisions": [{**vars(d), "target": encode(d.target)} for d in a.decisions],
         "samples_used": a.estimate.samples,
         "stopped": a.estimate.stopped,
+        "residual": None if a.residual is None else a.residual.tolist(),
         "estimated_error": None if a.estimated_error is None else a.estimated_error.tolist(),
         "passes": vars(a.cost),
         "memory": None if a.memory is None else vars(a.memory),

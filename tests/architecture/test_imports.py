@@ -28,7 +28,7 @@ SIBLINGS = {
 }  # fmt: skip
 
 # The bases on which other methods may build; a new method needs no line here.
-SHARED_EXPLAINERS = {"simple_gradient", "pointwise", "smooth_grad"}
+SHARED_EXPLAINERS = {"simple_gradient", "pointwise", "resampled", "smooth_grad"}
 
 HEAVY = {"matplotlib": {"modalities/image/draw.py"}, "sklearn": {"models/sklearn.py"}, "ray": set(),
          "onnxruntime": set(),

@@ -56,7 +56,9 @@ MIRRORED_ELSEWHERE = {
     "core/card": "contract/test_methods",
     "core/checks": "the doors of what calls it",
     "modalities/image/colour": "modalities/image/test_read",
+    "explainers/_activation_map": "explainers/test_activation_map",
     "explainers/_noise": "explainers/test_noise",
+    "explainers/_path": "explainers/test_path",
 }
 
 

@@ -1,6 +1,5 @@
 """What every method promises, swept over the catalogue and over SmoothGrad(base=e) for every local e."""
 
-import copy
 import pickle
 import random
 from dataclasses import FrozenInstanceError, fields, replace
@@ -18,18 +17,40 @@ from pellucid.core.recipe import decode, encode
 
 
 def _small(method: type) -> pl.Explainer:
-    """The method with few samples, so that the sweep stays fast."""
+    """The method with few samples and steps, so that the sweep stays fast."""
     names = {f.name for f in fields(method)}
-    return method(n_samples=6) if "n_samples" in names else method()
+    return method(**{name: 6 for name in ("n_samples", "n_steps") if name in names})
 
 
 LOCAL = [_small(m) for m in registered().values() if issubclass(m, Explainer)]
 WRAPPED = [pl.SmoothGrad(base=e, n_samples=3) for e in LOCAL]
 ALL = [pytest.param(e, id=e.card.name) for e in (*LOCAL, *WRAPPED)]
 everyone = pytest.mark.parametrize("explain", ALL)
+of_features = pytest.mark.parametrize("explain", [p for p in ALL if p.values[0].card.per == "feature"])
+of_cells = pytest.mark.parametrize("explain", [p for p in ALL if p.values[0].card.per != "feature"])
 
-NET = conv_net()
 X = uniform(5, 3, 9, 9, seed=4)
+CHANNELS, CELLS = 8, (4, 4)  # of the last layer with cells
+
+
+def net_of(explain: pl.Explainer, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A network that the method explains: CAM needs a head that reads the mean of each channel."""
+    return conv_net(dtype=dtype, pooled=1 if explain.card.name.endswith("of-cam") or is_cam(explain) else 2)
+
+
+def is_cam(explain: pl.Explainer) -> bool:
+    return explain.card.name == "cam"
+
+
+def shape_of(explain: pl.Explainer, x: torch.Tensor) -> tuple[int, ...]:
+    """What the card promises."""
+    shapes = {
+        "feature": tuple(x.shape),
+        "pixel": (len(x), 1, *x.shape[2:]),
+        "cell of a layer": (len(x), 1, *CELLS),
+        "unit of a layer": (len(x), CHANNELS, *CELLS),
+    }
+    return shapes[explain.card.per]
 
 
 def snapshot(net: nn.Module) -> dict:
@@ -63,8 +84,8 @@ def global_random_state() -> tuple:
 
 @everyone
 def test_scores_have_the_shape_of_the_input_and_are_finite(explain):
-    a = explain(pl.TorchModel(NET), X)
-    assert a.scores.shape == X.shape
+    a = explain(pl.TorchModel(net_of(explain)), X)
+    assert tuple(a.scores.shape) == shape_of(explain, X)
     assert a.scores.dtype == X.dtype
     assert torch.isfinite(a.scores).all()
     assert a.scores.any()
@@ -72,7 +93,7 @@ def test_scores_have_the_shape_of_the_input_and_are_finite(explain):
 
 @everyone
 def test_a_map_does_not_depend_on_its_company(explain):
-    model = pl.TorchModel(NET)
+    model = pl.TorchModel(net_of(explain))
     together = explain(model, X).scores
     for row in range(len(X)):
         alone = explain(model, X[row : row + 1]).scores[0]
@@ -82,14 +103,14 @@ def test_a_map_does_not_depend_on_its_company(explain):
 @everyone
 @pytest.mark.parametrize("rows", [1, 2, 7, 64])
 def test_a_map_does_not_depend_on_the_micro_batch(explain, rows):
-    one = explain(pl.TorchModel(NET), X).scores
-    other = explain(pl.TorchModel(NET, micro_batch=rows), X).scores
+    one = explain(pl.TorchModel(net_of(explain)), X).scores
+    other = explain(pl.TorchModel(net_of(explain), micro_batch=rows), X).scores
     assert float((one - other).abs().max()) <= 1e-5 * float(one.abs().max())
 
 
 @everyone
 def test_the_same_call_gives_the_same_bytes(explain):
-    one, other = explain(pl.TorchModel(NET), X), explain(pl.TorchModel(NET), X)
+    one, other = explain(pl.TorchModel(net_of(explain)), X), explain(pl.TorchModel(net_of(explain)), X)
     assert torch.equal(one.scores, other.scores)
     if one.standard_error is not None:
         assert torch.equal(one.standard_error, other.standard_error)
@@ -98,7 +119,7 @@ def test_the_same_call_gives_the_same_bytes(explain):
 @everyone
 def test_the_micro_batch_is_kept(explain):
     sizes = []
-    net = copy.deepcopy(NET)
+    net = net_of(explain)
     net[0].register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     explain(pl.TorchModel(net, micro_batch=4), X)
     assert max(sizes) <= 4
@@ -107,7 +128,7 @@ def test_the_micro_batch_is_kept(explain):
 @pytest.mark.doors  # beartype, which executes the shapes, draws from Python's global generator itself
 @everyone
 def test_the_network_is_as_it_was(explain):
-    net = copy.deepcopy(NET)
+    net = net_of(explain)
     net[4].eval()  # a mixture of modes
     net[0].weight.requires_grad_(False)
     net[8].weight.grad = torch.ones_like(net[8].weight)
@@ -127,7 +148,7 @@ def test_the_network_is_as_it_was_after_an_error(explain, calls):
     net = Raising(calls)
     before, state = snapshot(net), global_random_state()
     with pytest.raises(pl.ModelError, match="the network broke"):
-        [explain(pl.TorchModel(net), uniform(2, 4)) for _ in range(3)]
+        [explain(pl.TorchModel(net), uniform(2, 4, 3, 3)) for _ in range(3)]
     assert_same(before, snapshot(net))
     assert state == global_random_state()
 
@@ -135,29 +156,30 @@ def test_the_network_is_as_it_was_after_an_error(explain, calls):
 @everyone
 def test_the_input_is_as_it_was(explain):
     x = X.clone().requires_grad_()
-    explain(pl.TorchModel(NET), x)
+    explain(pl.TorchModel(net_of(explain)), x)
     assert torch.equal(x, X)
     assert x.grad is None
 
 
 @everyone
 def test_double_precision_stays_double(explain):
-    a = explain(pl.TorchModel(conv_net(dtype=torch.float64)), X.double())
+    a = explain(pl.TorchModel(net_of(explain, torch.float64)), X.double())
     assert a.scores.dtype == torch.float64
-    single = explain(pl.TorchModel(NET), X, [d.target for d in a.decisions]).scores
+    single = explain(pl.TorchModel(net_of(explain)), X, [d.target for d in a.decisions]).scores
     assert float((a.scores - single).abs().max()) <= 1e-3 * float(single.abs().max())
 
 
 @everyone
 def test_only_what_the_card_needs_is_needed(explain):
     """A model that offers the needs and nothing else serves; one that lacks one of them is refused before any work."""
-    model = pl.TorchModel(NET)
+    net = net_of(explain)
+    model = pl.TorchModel(net)
     model.offers = explain.card.needs
     explain(model, X[:1])
     for need in explain.card.needs:
-        model.offers = ~need & (pl.Needs.SCORES | pl.Needs.GRADIENTS | pl.Needs.ACTIVATIONS)
+        model.offers = ~need & pl.TorchModel.offers
         calls = []
-        handle = NET[0].register_forward_pre_hook(lambda module, args, calls=calls: calls.append(1))
+        handle = net[0].register_forward_pre_hook(lambda module, args, calls=calls: calls.append(1))
         with pytest.raises(pl.MissingNeed, match=str(need)):
             explain(model, X[:1])
         handle.remove()
@@ -168,28 +190,34 @@ def test_only_what_the_card_needs_is_needed(explain):
 def test_a_black_box_is_refused_by_white_box_methods(explain):
     model = pl.FunctionModel(lambda rows: rows.reshape(len(rows), -1)[:, :3])
     assert explain.card.access == "white-box"
-    with pytest.raises(pl.MissingNeed, match="gradients"):
+    with pytest.raises(pl.MissingNeed, match=r"gradients|activations"):
         explain(model, X)
 
 
 @everyone
 def test_the_cost_on_the_card_is_the_cost_of_the_call(explain):
-    model = pl.TorchModel(NET)
+    model = pl.TorchModel(net_of(explain))
     explain(model, X[:2])  # the diagnosis of this shape is done
-    extra = pl.Cost(forward=1)  # the clean prediction
-    assert explain(model, X[:1]).cost == explain.card.cost + extra
+    claimed = explain.card.cost
+    cost = pl.Cost(claimed.forward + claimed.channels * CHANNELS, claimed.backward)
+    taken = explain(model, X[:1]).cost
+    assert taken.backward == cost.backward
+    if claimed.channels:  # those that are the same everywhere may share a pass
+        assert cost.forward - claimed.channels * (CHANNELS - 2) <= taken.forward <= cost.forward + 1
+    else:
+        assert taken.forward == cost.forward + 1  # the clean prediction
 
 
 @everyone
 def test_the_target_is_settled_once(explain):
-    a = explain(pl.TorchModel(NET), X)
-    top = pl.TorchModel(NET).predict(X).outputs.argmax(1).tolist()
+    a = explain(pl.TorchModel(net_of(explain)), X)
+    top = pl.TorchModel(net_of(explain)).predict(X).outputs.argmax(1).tolist()
     assert [d.target for d in a.decisions] == [pl.ClassScore(i) for i in top]
 
 
 @everyone
 def test_sampled_methods_and_only_they_report_an_error(explain):
-    a = explain(pl.TorchModel(NET), X)
+    a = explain(pl.TorchModel(net_of(explain)), X)
     assert (a.standard_error is not None) == explain.card.sampled
     assert all((n > 0) == explain.card.sampled for n in a.estimate.samples)
     if a.standard_error is not None:
@@ -209,21 +237,21 @@ def test_explainers_are_frozen_values(explain):
 
 @everyone
 def test_a_stored_result_runs_again(explain, tmp_path):
-    model = pl.TorchModel(NET)
+    model = pl.TorchModel(net_of(explain))
     a = explain(model, X, target=1)
     loaded = pl.Attribution.load(a.save(tmp_path / "a.safetensors"))
     assert torch.equal(loaded.scores, a.scores)
     assert torch.equal(loaded.reproduce(model, X).scores, a.scores)
 
 
-@everyone
+@of_features
 def test_a_constant_network_gives_a_blank_map_that_says_why(explain):
     a = explain(pl.TorchModel(Constant()), uniform(2, 4))
     assert not a.scores.any()
     assert {"no-gradient", "zero-map"} <= {f.code for f in a.findings}
 
 
-@everyone
+@of_features
 def test_inputs_need_not_be_images(explain):
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     for shape in [(2, 4), (2, 3, 4), (2, 2, 2, 2, 4)]:
@@ -231,13 +259,22 @@ def test_inputs_need_not_be_images(explain):
         assert explain(pl.TorchModel(flat), uniform(*shape)).scores.shape == shape
 
 
+@of_cells
+def test_a_network_without_cells_is_refused(explain):
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    for net, x in [(flat, uniform(2, 4)), (Constant(), uniform(2, 4))]:
+        with pytest.raises((pl.LayerError, pl.ArgumentError), match=r"grid of cells|to the places"):
+            explain(pl.TorchModel(net), x)
+
+
 @everyone
 def test_it_works_where_gradients_are_off(explain):
-    expected = explain(pl.TorchModel(NET), X).scores
+    net = net_of(explain)
+    expected = explain(pl.TorchModel(net), X).scores
     with torch.no_grad():
-        assert torch.equal(explain(pl.TorchModel(NET), X).scores, expected)
+        assert torch.equal(explain(pl.TorchModel(net), X).scores, expected)
     with torch.inference_mode():
-        assert torch.equal(explain(pl.TorchModel(NET), X.clone()).scores, expected)
+        assert torch.equal(explain(pl.TorchModel(net), X.clone()).scores, expected)
 
 
 @everyone
@@ -245,7 +282,7 @@ def test_cards_are_complete(explain):
     card = explain.card
     assert card.name == card.name.lower()
     assert " " not in card.name
-    assert "arXiv" in card.reference
+    assert "arXiv" in card.reference or "doi" in card.reference
     assert card.modalities
     assert card.cost.forward > 0
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tests.oracles import Constant, Linear, conv_net, uniform
+from tests.oracles import Constant, Linear, Power, conv_net, uniform
 from torch import nn
 
 import pellucid as pl
@@ -126,3 +126,27 @@ def test_the_probe_changes_nothing_of_the_call():
 def test_a_finding_reads_as_a_sentence_with_its_remedy():
     finding = GRADIENT(pl.TorchModel(Constant().eval()), uniform(1, 4)).findings[0]
     assert str(finding) == f"{finding.message} {finding.remedy}"
+
+
+def test_a_residual_of_more_than_a_tenth_is_told_of_its_input():
+    """3 x^2 by one step at the right end: 3 x^3 in place of x^3, a residual of twice the change."""
+    x = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    rough = pl.IntegratedGradients(n_steps=1, rule="right")(pl.TorchModel(Power(3, 1.0)), x, 0)
+    [told] = [f for f in rough.findings if f.code == "residual"]
+    assert (told.severity, told.input) == ("warning", 0)
+    assert "sums to 27, but should to 9" in told.message
+    exact = pl.IntegratedGradients(n_steps=2)(pl.TorchModel(Power(3, 1.0)), x, 0)
+    assert not [f for f in exact.findings if f.code == "residual"]
+
+
+def test_a_map_of_cells_that_is_zero_says_that_nothing_speaks_for_the_target():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), Negative())
+    a = pl.GradCAM()(pl.TorchModel(net), uniform(1, 3, 4, 4) + 1, 0)
+    assert not a.scores.any()
+    [told] = [f for f in a.findings if f.code == "zero-map"]
+    assert "SignedGradCAM" in told.remedy
+
+
+class Negative(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -x.flatten(1)

@@ -5,7 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
 import pellucid as pl
-from pellucid.core.folding import find_pairs, folded
+from pellucid.core.folding import find_pairs, folded, unfolded
+from pellucid.core.prediction import OutputKind
+from pellucid.core.target import Targets
 
 
 class Net(nn.Module):
@@ -200,3 +202,71 @@ def test_what_changes_after_the_first_call_is_seen_by_the_second(change):
     found, expected = explain(model, x, 0), explain(pl.TorchModel(net, mode="as-is"), x, 0)
     assert found.recipe.run["folded"] == expected.recipe.run["folded"] == (change is double)
     assert torch.equal(found.scores, expected.scores)
+
+
+def frozen(net: nn.Module) -> tuple:
+    """What `folded` changes, as it stands now: the parameters and the forward of each module."""
+    return tuple((dict(module._parameters), vars(module).get("forward")) for module in net.modules())
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_norms_that_are_asked_for_are_as_before_and_afterwards_folded_again(error):
+    net = Net()
+    pairs, (conv, norm), other = pairs_of(net), (net.conv1, net.norm1), net.norm2
+    between, after = net.conv1(X), net.norm1(net.conv1(X))
+    before = frozen(net)
+    with folded(pairs):
+        within = frozen(net)
+        try:
+            with unfolded([norm, net.norm4]):
+                assert torch.equal(conv(X), between)
+                assert torch.equal(norm(conv(X)), after)
+                assert other(between) is between, "the others stay folded"
+                if error:
+                    raise ValueError("broke")
+        except ValueError:
+            assert error
+        assert frozen(net) == within
+        torch.testing.assert_close(norm(conv(X)), after, rtol=1e-12, atol=1e-14)
+    assert frozen(net) == before
+
+
+def test_of_all_norms_those_are_as_before_whose_convolution_is_asked_for():
+    net = Net()
+    expected, other = net.conv2(net.conv1(X)), net.conv1(X)
+    with folded(pairs_of(net)):
+        with unfolded(net.modules(), [net.conv1, net.norm4]):
+            assert torch.equal(net.conv1(X), other)
+            assert not torch.equal(net.conv2(other), expected)
+        assert not torch.equal(net.conv1(X), other)
+
+
+def test_where_nothing_is_folded_there_is_nothing_to_unfold():
+    net = Net()
+    before = frozen(net)
+    with unfolded(net.modules()):
+        assert frozen(net) == before
+    assert frozen(net) == before
+
+
+@pytest.mark.parametrize("error", [False, True])
+@pytest.mark.parametrize("layer", ["conv1", "conv2", "norm1", "block", "block.0"])
+def test_a_layer_gives_its_own_activation_within_a_quick_call(layer, error):
+    """Folded, the convolution would give what its norm gives; so would a block that ends with it."""
+    net = Net()
+    if layer.startswith("block"):
+        net.conv1 = net.block = nn.Sequential(net.conv1)
+    targets = Targets((pl.ClassScore(0),) * 2, OutputKind.LOGITS)
+    model = pl.TorchModel(net)
+    with model.undisturbed(pl.Key.named("x")) as quiet:
+        expected = quiet.layer_pass(X, targets, [layer], gradients=True)
+        with quiet.quick(X):
+            assert quiet.folded_bytes
+            within = frozen(net)
+            if error:
+                with pytest.raises(pl.LayerError):
+                    quiet.layer_pass(X, targets, [layer, "norm4:2"], gradients=True)
+            found = quiet.layer_pass(X, targets, [layer], gradients=True)
+            assert frozen(net) == within
+    torch.testing.assert_close(found.activations[0], expected.activations[0], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found.gradients[0], expected.gradients[0], rtol=1e-10, atol=1e-14)

@@ -31,3 +31,38 @@ def test_rows_keep_what_belongs_to_them():
 def test_counts_must_agree():
     with pytest.raises(pl.ArgumentError, match="for each of 2 inputs, but got 1, 2 and 0"):
         pl.Input(uniform(2, 3), ("only one",))
+
+
+def test_several_tensors_are_packed_and_each_row_keeps_its_parts():
+    parts = {"picture": uniform(2, 3, 4, 4), "ids": torch.tensor([[1, 2], [3, 4]])}
+    x = pl.Input.of(parts)
+    assert x.tensor.shape == (2, 3 * 16 + 2)
+    assert x.sources == ("input 0", "input 1")
+    for row in (x[1], x[1:], list(x)[1], x[-1]):
+        picture, ids = row.packing.given(row.tensor)
+        assert torch.equal(picture, parts["picture"][1:])
+        assert torch.equal(ids, parts["ids"][1:])
+    assert pl.Input(x.tensor).packing is None
+
+
+def test_a_tuple_of_tensors_goes_by_place():
+    x = pl.Input.of((uniform(2, 3), uniform(2, 4)))
+    assert x.packing.names == ("0", "1")
+    assert not x.packing.by_name
+
+
+@pytest.mark.doors
+def test_parts_of_different_batches_are_refused():
+    with pytest.raises(pl.ArgumentError, match=r"as many rows, one or more, in each part, but got \[2, 3\]"):
+        pl.Input.of((uniform(2, 3), uniform(3, 3)))
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [(uniform(3), r"at least one row. Got \(3,\).*x\[None\]"), (torch.ones(2, 3, dtype=torch.long), "Got torch.int64"),
+     (uniform(0, 3), r"Got \(0, 3\)"), ([1.0], "Got list")],
+)  # fmt: skip
+def test_what_is_no_batch_of_floating_point_is_refused(x, words):
+    with pytest.raises(pl.ArgumentError, match=words):
+        pl.Input(x)

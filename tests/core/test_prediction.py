@@ -61,3 +61,40 @@ def test_bfloat16_probabilities_are_still_probabilities():
     assert recognise(torch.softmax(torch.randn(1, 10, generator=torch.Generator().manual_seed(0)), 1).bfloat16()) == (
         "probabilities"
     )
+
+
+def test_outputs_of_places_are_recognised_as_a_segmentation():
+    assert recognise(torch.zeros(1, 2, 3, 3)) == "segmentation"
+    assert recognise(torch.zeros(1, 1, 3, 3)) == "segmentation"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "count"), [("logits", (2, 5), 5), ("segmentation", (2, 5, 3, 4), 5), ("detection", (2, 7, 9), 5)]
+)
+def test_the_number_of_classes_is_read_where_they_are(kind, shape, count):
+    assert OutputKind(kind).classes(torch.zeros(shape)) == count
+
+
+PLACES = torch.tensor([[[0.0, 5.0, 0.0, 0.0]], [[1.0, 1.0, 1.0, -1.0]], [[0.5, 9.0, 0.5, 0.0]]])[None]  # 3 classes, 1x4
+
+
+def test_a_segmentation_ranks_classes_by_their_share_of_the_places():
+    """At places 0 and 2 the dog is the likeliest, at 1 the owl; at 3 cat and owl tie, and the first is taken."""
+    prediction = Prediction(PLACES, OutputKind.SEGMENTATION, LABELS)
+    assert prediction.top(3) == [("dog", 0.5, 1), ("cat", 0.25, 0), ("owl", 0.25, 2)]
+    assert prediction.top(1) == [("dog", 0.5, 1)]
+
+
+def test_the_probabilities_of_a_segmentation_are_those_of_each_place():
+    p = Prediction(PLACES, OutputKind.SEGMENTATION, LABELS).probabilities
+    torch.testing.assert_close(p[0, :, 0, 1], torch.softmax(torch.tensor([5.0, 1.0, 9.0]), 0))
+    torch.testing.assert_close(p.sum(1), torch.ones(1, 1, 4))
+
+
+def test_a_detection_ranks_classes_by_their_highest_score_and_has_no_probabilities():
+    boxes = torch.tensor([[[0.0, 0, 9, 9, 0.1, 0.7, 0.3], [0, 0, 5, 5, 0.9, 0.2, 0.3], [1, 1, 2, 2, 0.0, 0.1, 0.4]]])
+    prediction = Prediction(boxes, OutputKind.DETECTION, LABELS)
+    assert [(label, index) for label, _, index in prediction.top()] == [("cat", 0), ("dog", 1), ("owl", 2)]
+    assert [score for _, score, _ in prediction.top()] == pytest.approx([0.9, 0.7, 0.4])
+    with pytest.raises(pl.ArgumentError, match=r"A detection has no probabilities. Read `outputs` instead"):
+        _ = prediction.probabilities

@@ -5,6 +5,7 @@ from tests.oracles import uniform
 
 import pellucid as pl
 from pellucid.core.random import Key, normal
+from pellucid.core.random import uniform as places
 
 
 def test_golden_noise():
@@ -39,6 +40,27 @@ def test_noise_is_standard_normal():
 
     drawn = normal(Key.named("a").stream(1), 0, (100_000,))
     assert kstest(drawn, "norm").pvalue > 0.001
+
+
+def test_golden_places():
+    """As with noise: the same numbers on every machine, for ever."""
+    drawn = places(Key.named("a").stream(0), 3, 4)
+    bits = np.random.Philox(key=np.frombuffer(Key.named("a").stream(0).digest, dtype="<u8"), counter=[0, 0, 0, 3])
+    assert drawn.dtype == np.float64
+    assert (drawn == np.random.Generator(bits).random(4)).all()
+    assert drawn.tobytes().hex() == "0c654b79551ee03fcbc99ab77620e43fd7e69a778fe7e43faab1d4ebdf61de3f"
+
+
+def test_places_are_uniform_and_each_index_has_its_own():
+    from scipy.stats import kstest
+
+    stream = Key.named("a").stream(1)
+    first, second = places(stream, 0, 100_000), places(stream, 1, 100_000)
+    assert kstest(first, "uniform").pvalue > 0.001
+    assert 0 <= first.min() < first.max() < 1
+    assert not np.intersect1d(first, second).size
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(100_000)
+    assert (places(stream, 0, 10) == first[:10]).all(), "those that are drawn do not depend on how many are"
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -1,18 +1,9 @@
 """Deliberate bugs: each a plausible slip in one place, with the tests that must fail for it."""
 
-from dataclasses import dataclass
+from tests.mutants import activation_family, gradient_family, layers
+from tests.mutants.mutant import Mutant
 
-
-@dataclass(frozen=True)
-class Mutant:
-    """In `file` (under src/pellucid) the text `before`, which stands there once, becomes `after`."""
-
-    name: str
-    file: str
-    before: str
-    after: str
-    tests: tuple[str, ...]
-
+__all__ = ["MUTANTS", "Mutant"]
 
 GRADIENT = "tests/explainers/test_simple_gradient.py"
 SMOOTH = "tests/explainers/test_smooth_grad.py"
@@ -610,7 +601,9 @@ MUTANTS = [
     Mutant(
         "the global pool is a place to cut", "core/cuts.py", " or all(side == 1 for side in after[2:]):", ":", (CUTS,)
     ),
-    Mutant("cuts where all before is linear", "core/cuts.py", " if not all(map(_is_linear, _upstream(node)))", "", (CUTS,)),
+    Mutant(
+        "cuts where all before is linear", "core/cuts.py", " if not all(map(_is_linear, _upstream(node)))", "", (CUTS,)
+    ),
     Mutant(
         "a max-pool is cut before",
         "core/cuts.py",
@@ -625,8 +618,11 @@ MUTANTS = [
         "attention is cut", "core/cuts.py", 'name.startswith("Softmax") and len(_shape(node)) > 2', "False", (CUTS,)
     ),
     Mutant(
-        "gates are cut", "core/cuts.py", 'gate = name in _GATES or "Rnn" in name or (name not in _SUMS and len(inputs) > 1)',
-        "gate = False", ("tests/core/test_cuts.py",),
+        "gates are cut",
+        "core/cuts.py",
+        'gate = name in _GATES or "Rnn" in name or (name not in _SUMS and len(inputs) > 1)',
+        "gate = False",
+        ("tests/core/test_cuts.py",),
     ),
     Mutant(
         "any tensor can be a named cut",
@@ -932,44 +928,113 @@ MUTANTS = [
         (FOLDING,),
     ),
     Mutant(
-        "pairs are sought in bfloat16", "core/model.py", "first = replace(self.networks.each[0], bfloat16=False)",
-        "first = self.networks.each[0]", (FOLDING,),
+        "pairs are sought in bfloat16",
+        "core/model.py",
+        "first = replace(self.networks.each[0], bfloat16=False)",
+        "first = self.networks.each[0]",
+        (FOLDING,),
     ),
     Mutant(
-        "rough outputs are compared", "core/folding.py", "eps > _TELLING", "eps > 10 * _TELLING * 1e3", (FOLDING,),
+        "rough outputs are compared",
+        "core/folding.py",
+        "eps > _TELLING",
+        "eps > 10 * _TELLING * 1e3",
+        (FOLDING,),
     ),
     # depthwise
     Mutant(
-        "strided depthwise convolutions round to bfloat16", "core/depthwise.py", "forward(x.float())",
-        "forward(x.bfloat16().float())", (DEPTHWISE,),
+        "strided depthwise convolutions round to bfloat16",
+        "core/depthwise.py",
+        "forward(x.float())",
+        "forward(x.bfloat16().float())",
+        (DEPTHWISE,),
     ),
-    Mutant("every strided convolution is in float32", "core/depthwise.py", "== module.in_channels > 1", ">= 1",
-           (DEPTHWISE,)),
-    Mutant("the wide forward stays", "core/depthwise.py", 'undo.callback(vars(module).pop, "forward")', "pass",
-           (DEPTHWISE,)),
-    Mutant("rows are counted, not their bytes", "core/model.py", "return 2 if self.bfloat16 else x.element_size()",
-           "return 4", ("tests/core/test_model.py",)),
+    Mutant(
+        "every strided convolution is in float32",
+        "core/depthwise.py",
+        "== module.in_channels > 1",
+        ">= 1",
+        (DEPTHWISE,),
+    ),
+    Mutant(
+        "the wide forward stays",
+        "core/depthwise.py",
+        'undo.callback(vars(module).pop, "forward")',
+        "pass",
+        (DEPTHWISE,),
+    ),
+    Mutant(
+        "rows are counted, not their bytes",
+        "core/model.py",
+        "return 2 if self.bfloat16 else x.element_size()",
+        "return 4",
+        ("tests/core/test_model.py",),
+    ),
     # found by review
-    Mutant("gates of one operand are cut", "core/cuts.py", '_GATES = {"Glu"}', "_GATES = set()",
-           ("tests/core/test_cuts.py",)),
-    Mutant("a map that was shrunk to nothing is certain", "core/estimator.py", "self.still & (squared == 0)",
-           "squared == 0", (SHRUNK, COMBINED)),
-    Mutant("pairs are trusted as they were found", "core/model.py",
-           " or not all(is_plain(module) for module in known)", "", (FOLDING,)),
-    Mutant("further samples are taken again", "core/estimator.py",
-           "self._leave(wave, moments, why, stop)  # it had", "self._leave(wave, moments, why, moments.count)  # it had",
-           (ATTRIBUTION,)),
-    Mutant("one test of the precision serves all", "core/model.py",
-           "kind = (self._kind(x), self._hashed and self._hashed[1], about)", "kind = (self._kind(x),)",
-           ("tests/core/test_precision.py",)),
-    Mutant("a variance may be rounded", "core/precision.py", " and (r < _SYSTEMATIC or not spread)", "",
-           ("tests/core/test_precision.py",)),
-    Mutant("squares of tiny maps are nothing", "core/moments.py",
-           "flat.abs().amax((1, 2)).clamp(min=torch.finfo(flat.dtype).tiny)[:, None, None]",
-           "torch.ones(len(flat), 1, 1)", ("tests/core/test_moments.py",)),
-    Mutant("moments in float64 are counted as single", "core/memory.py", "digit = max(size, 4)", "digit = 4",
-           ("tests/core/test_memory.py",)),
-    Mutant("a smaller error forgets the least", "core/stopping.py",
-           "return replace(more, at_least=max(more.at_least, n_samples.at_least))", "return more",
-           ("tests/core/test_stopping.py",)),
-]  # fmt: skip
+    Mutant(
+        "gates of one operand are cut",
+        "core/cuts.py",
+        '_GATES = {"Glu"}',
+        "_GATES = set()",
+        ("tests/core/test_cuts.py",),
+    ),
+    Mutant(
+        "a map that was shrunk to nothing is certain",
+        "core/estimator.py",
+        "self.still & (squared == 0)",
+        "squared == 0",
+        (SHRUNK, COMBINED),
+    ),
+    Mutant(
+        "pairs are trusted as they were found",
+        "core/model.py",
+        " or not all(is_plain(module) for module in known)",
+        "",
+        (FOLDING,),
+    ),
+    Mutant(
+        "further samples are taken again",
+        "core/estimator.py",
+        "self._leave(wave, moments, why, stop)  # it had",
+        "self._leave(wave, moments, why, moments.count)  # it had",
+        (ATTRIBUTION,),
+    ),
+    Mutant(
+        "one test of the precision serves all",
+        "core/model.py",
+        "kind = (self._kind(x), self._hashed and self._hashed[1], about)",
+        "kind = (self._kind(x),)",
+        ("tests/core/test_precision.py",),
+    ),
+    Mutant(
+        "a variance may be rounded",
+        "core/precision.py",
+        " and (r < _SYSTEMATIC or not spread)",
+        "",
+        ("tests/core/test_precision.py",),
+    ),
+    Mutant(
+        "squares of tiny maps are nothing",
+        "core/moments.py",
+        "flat.abs().amax((1, 2)).clamp(min=torch.finfo(flat.dtype).tiny)[:, None, None]",
+        "torch.ones(len(flat), 1, 1)",
+        ("tests/core/test_moments.py",),
+    ),
+    Mutant(
+        "moments in float64 are counted as single",
+        "core/memory.py",
+        "digit = max(size, 4)",
+        "digit = 4",
+        ("tests/core/test_memory.py",),
+    ),
+    Mutant(
+        "a smaller error forgets the least",
+        "core/stopping.py",
+        "return replace(more, at_least=max(more.at_least, n_samples.at_least))",
+        "return more",
+        ("tests/core/test_stopping.py",),
+    ),
+    *layers.MUTANTS,
+    *gradient_family.MUTANTS,
+    *activation_family.MUTANTS,
+]

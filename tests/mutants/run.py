@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from catalogue import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.mutants.catalogue import MUTANTS, Mutant  # noqa: E402  # found from there
+
 PRELOADED = (np, torch)  # imported before the fork, so that every child has them at once
 
 

@@ -32,3 +32,9 @@ def saliency_core() -> ModuleType:
 def zennit_attribution() -> ModuleType:
     let_torchvision_import()
     return import_module("zennit.attribution")
+
+
+@pytest.fixture(scope="session")
+def pytorch_grad_cam() -> ModuleType:
+    let_torchvision_import()
+    return import_module("pytorch_grad_cam")

@@ -1,13 +1,11 @@
 """Simple Gradient and SmoothGrad's conventions against the libraries themselves, fed the very same noise."""
 
-import copy
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tests.oracles import uniform
+from tests.peers.case import FLOAT32_SUM, Case, answer, chw, difference, hwc, one_hot, real_case, small_case
 from torch import Tensor, nn
 
 import pellucid as pl
@@ -17,31 +15,15 @@ pytestmark = pytest.mark.peers
 
 SEED = 3
 DIFFERENT = 1e-3  # in maps that are equal to 1e-12 if nothing differs
-FLOAT32_SUM = 2e-6  # PAIR adds its 25 maps up in float32, whatever the type of its input
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A network and one input. `tolerance` is a share of the map's maximum."""
+def noise(case: Case, index: int) -> Tensor:
+    """The standard normal noise of pellucid's copy `index`."""
+    return torch.from_numpy(normal(Key.of(case.x[0]).stream(SEED), index, tuple(case.x.shape[1:])))
 
-    net: nn.Module
-    x: Tensor
-    target: int
-    tolerance: float
 
-    @property
-    def model(self) -> pl.TorchModel:
-        return pl.TorchModel(self.net)
-
-    def noise(self, index: int) -> Tensor:
-        """The standard normal noise of pellucid's copy `index`."""
-        return torch.from_numpy(normal(Key.of(self.x[0]).stream(SEED), index, tuple(self.x.shape[1:])))
-
-    def sigma(self, explain: pl.SmoothGrad) -> float:
-        return float(explain.noise.spread(self.x))
-
-    def map(self, explain: pl.SimpleGradient | pl.SmoothGrad) -> Tensor:
-        return explain(self.model, self.x, target=self.target).scores
+def sigma(case: Case, explain: pl.SmoothGrad) -> float:
+    return float(explain.noise.spread(case.x))
 
 
 @dataclass(eq=False)
@@ -52,25 +34,6 @@ class Run:
     sigmas: list[float] = field(default_factory=list)
     calls: int = 0
     copies: list[Tensor] = field(default_factory=list)
-
-
-def small_case() -> Case:
-    """Smooth, and of unequal height and width, so that a wrong layout shows."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.Softplus(), nn.Conv2d(8, 8, 3), nn.Tanh(),
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4),
-        )  # fmt: skip
-    return Case(net.double(), 3 * uniform(1, 3, 9, 11, dtype=torch.float64) - 1, target=2, tolerance=1e-12)
-
-
-def real_case(net: nn.Module, photo: np.ndarray) -> Case:
-    """In float64, where no kink of the network flips because another batch size rounds differently."""
-    pixels = np.asarray(Image.fromarray(photo).resize((224, 224)), dtype=np.float64)
-    x = torch.from_numpy((pixels - 127) / 128).movedim(-1, 0)[None].contiguous()
-    net = copy.deepcopy(net).double().eval()
-    return Case(net, x, target=285, tolerance=1e-5)  # 285: Egyptian cat
 
 
 @pytest.fixture(scope="module", params=["small", "real"])
@@ -87,7 +50,7 @@ def captum(case, captum_attr) -> Run:
     def fed(mean: float, std: Tensor) -> Tensor:
         run.calls += 1
         run.sigmas += std.unique().tolist()
-        return mean + std * torch.stack([case.noise(i) for i in range(len(std))])
+        return mean + std * torch.stack([noise(case, i) for i in range(len(std))])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "normal", fed)
@@ -96,35 +59,16 @@ def captum(case, captum_attr) -> Run:
     return run
 
 
-def answer(case: Case, saliency_core):
-    """PAIR's view of a network: from a batch of NHWC arrays to their gradients in the same layout."""
-
-    def call_model(batch, call_model_args, expected_keys):
-        x = torch.from_numpy(batch).requires_grad_()
-        score = case.net(x.movedim(-1, 1))[:, case.target].sum()
-        return {saliency_core.INPUT_OUTPUT_GRADIENTS: torch.autograd.grad(score, x)[0].numpy()}
-
-    return call_model
-
-
-def hwc(x: Tensor) -> np.ndarray:
-    return x[0].movedim(0, -1).contiguous().numpy()
-
-
-def chw(mask: np.ndarray) -> Tensor:
-    return torch.from_numpy(mask).movedim(-1, 0)[None]
-
-
 @pytest.fixture(scope="module")
 def pair(case, saliency_core) -> Run:
     run = Run(torch.empty(0))
 
     def fed(mean: float, std: float, shape: tuple[int, ...]) -> np.ndarray:
-        noise = hwc(case.noise(run.calls)[None])
-        assert noise.shape == shape
+        unit = hwc(noise(case, run.calls)[None])
+        assert unit.shape == shape
         run.calls += 1
         run.sigmas.append(float(std))
-        return mean + std * noise
+        return mean + std * unit
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(np.random, "normal", fed)
@@ -133,17 +77,13 @@ def pair(case, saliency_core) -> Run:
     return run
 
 
-def one_hot(case: Case):
-    return lambda output: nn.functional.one_hot(torch.tensor([case.target]), output.shape[1]).to(output)
-
-
 @pytest.fixture(scope="module")
 def zennit(case, zennit_attribution) -> Run:
     run = Run(torch.empty(0))
 
     def fed(like: Tensor) -> Tensor:
         run.calls += 1
-        return case.noise(run.calls - 1)[None].to(like)
+        return noise(case, run.calls - 1)[None].to(like)
 
     def see(net: nn.Module, inputs: tuple[Tensor]) -> None:
         run.copies.append(inputs[0].detach().clone())
@@ -155,15 +95,9 @@ def zennit(case, zennit_attribution) -> Run:
     hook.remove()
     # Its random call knows no sigma: it is the slope of what was added over the noise that was handed out.
     for i, seen in enumerate(run.copies[: run.calls]):
-        unit = case.noise(i).double()
+        unit = noise(case, i).double()
         run.sigmas.append(float(((seen - case.x)[0] * unit).sum() / unit.square().sum()))
     return run
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a share of the expected map's maximum."""
-    assert found.shape == expected.shape
-    return float((found.double() - expected.double()).abs().max() / expected.abs().max())
 
 
 def test_simple_gradient_is_captums_saliency_without_abs(case, captum_attr):
@@ -208,15 +142,15 @@ def test_zennit_draws_noise_for_all_our_copies_but_one(zennit):
 
 
 def test_captum_asks_for_our_sigma(case, captum):
-    assert captum.sigmas == [case.sigma(pl.SmoothGrad.captum())]
+    assert captum.sigmas == [sigma(case, pl.SmoothGrad.captum())]
 
 
 def test_pair_asks_for_our_sigma_each_time(case, pair):
-    assert pair.sigmas == pytest.approx([case.sigma(pl.SmoothGrad.pair())] * 25, rel=1e-12)
+    assert pair.sigmas == pytest.approx([sigma(case, pl.SmoothGrad.pair())] * 25, rel=1e-12)
 
 
 def test_zennit_adds_our_sigma_each_time(case, zennit):
-    assert zennit.sigmas == pytest.approx([case.sigma(pl.SmoothGrad.zennit())] * 19, rel=1e-12)
+    assert zennit.sigmas == pytest.approx([sigma(case, pl.SmoothGrad.zennit())] * 19, rel=1e-12)
 
 
 def test_zennits_last_copy_is_the_input(case, zennit):

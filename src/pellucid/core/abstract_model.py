@@ -4,7 +4,7 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
 
 from jaxtyping import Float
@@ -226,8 +226,10 @@ class Model(ABC):
         """The gradient, and each bias times the gradient where it is added. Only inside `undisturbed`."""
         raise MissingNeed(f"{self.name} offers {self.offers}, but no weights.")
 
-    def tail(self, x: Float[Tensor, "b *features"], layer: str) -> tuple["Model", Float[Tensor, "b features"]]:
-        """The model from this layer on, and the rows that it takes: see core/tail.py. Only inside `undisturbed`.
+    def tail(
+        self, x: Float[Tensor, "b *features"], layer: str
+    ) -> AbstractContextManager[tuple["Model", Float[Tensor, "b features"]]]:
+        """Gives the model from this layer on, and the rows that it takes: see core/tail.py. Only inside `undisturbed`.
 
         Raises:
             LayerError: as `layer_pass`.

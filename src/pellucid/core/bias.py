@@ -16,7 +16,7 @@ from pellucid.core.layer import as_written, modules_of
 
 __all__ = ["Added", "biases"]
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)  # noqa: SLF001  # all that there are
 _LAST_AXIS = (nn.Linear, nn.LayerNorm)
 
 
@@ -44,12 +44,13 @@ def biases(net: nn.Module) -> Iterator[list[Added]]:
             if not last and (bias.ndim != 1 or output.ndim < 2 or output.shape[1] != len(bias)):
                 return output  # a stranger's module, which does something else with it
             shape = bias.shape if last else (1, -1, *(1,) * (output.ndim - 2))
-            added.append(Added(output, bias.detach().view(shape).float().to(_digits(output))))
+            added.append(Added(output, bias.detach().view(shape).to(_digits(output))))
             return output.clone()  # the network may write into what it gets
 
         for module in modules:
             scripted = isinstance(module, torch.jit.ScriptModule)
-            if isinstance(module, _BATCH_NORMS) or (not scripted and isinstance(_own(module), Tensor)):
+            wrapped = "_orig_mod" in module._modules  # noqa: SLF001  # it shows the bias of the module inside as its own
+            if not wrapped and (isinstance(module, _NORMS) or (not scripted and isinstance(_own(module), Tensor))):
                 stack.callback(module.register_forward_hook(note).remove)
         yield added
 
@@ -64,7 +65,7 @@ def _own(module: nn.Module) -> Any:
 
 def _bias(module: nn.Module) -> Tensor | None:
     bias = _own(module)
-    if isinstance(module, _BATCH_NORMS) and not module.training and module.running_mean is not None:
+    if isinstance(module, _NORMS) and not module.training and module.running_mean is not None:
         assert module.running_var is not None  # noqa: S101  # torch keeps both or none
         gain = (module.running_var.double() + module.eps).rsqrt()
         gain = gain if module.weight is None else gain * module.weight.double()

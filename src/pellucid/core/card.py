@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from enum import Flag, StrEnum, auto
+from typing import Literal
 
-__all__ = ["Access", "Applicability", "Cost", "MethodCard", "Modality", "Needs", "Scope", "Stage"]
+__all__ = ["Access", "Applicability", "Cost", "MethodCard", "Modality", "Needs", "Per", "Scope", "Stage"]
 
 
 class Scope(StrEnum):
@@ -57,21 +58,32 @@ class Needs(Flag):
         return " and ".join(str(flag.name).lower() for flag in self) or "nothing"
 
 
+class Per(StrEnum):
+    """What a map has a number for."""
+
+    FEATURE = "feature"
+    PIXEL = "pixel"
+    CELL = "cell of a layer"
+    UNIT = "unit of a layer"
+
+
 @dataclass(frozen=True)
 class Cost:
-    """Passes of one input through the network."""
+    """Passes of one input through the network; `channels` are forward passes for each channel of a layer."""
 
     forward: int = 0
     backward: int = 0
+    channels: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.forward + other.forward, self.backward + other.backward)
+        return Cost(self.forward + other.forward, self.backward + other.backward, self.channels + other.channels)
 
     def __mul__(self, times: int) -> "Cost":
-        return Cost(self.forward * times, self.backward * times)
+        return Cost(self.forward * times, self.backward * times, self.channels * times)
 
     def __str__(self) -> str:
-        return f"{self.forward} forward, {self.backward} backward"
+        each = f", {self.channels} forward for each channel" if self.channels else ""
+        return f"{self.forward} forward, {self.backward} backward{each}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +106,10 @@ class MethodCard:
     cost: Cost
     reference: str
     unit: str = "score per unit of input"
+    per: Per = Per.FEATURE
+    channels: Literal["max_abs", "sum"] = "max_abs"
+    """How a picture makes one number of the channels, unless another way is asked for: signed where they add up."""
+
     sampled: bool = False
     modalities: frozenset[Modality] = frozenset(Modality)
     caveats: tuple[str, ...] = ()

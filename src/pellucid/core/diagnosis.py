@@ -7,15 +7,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.card import Cost, Needs
+from pellucid.core.card import Cost, Needs, Per
+from pellucid.core.estimate import Estimate
 from pellucid.core.model import Model, TorchModel
 from pellucid.core.prediction import OutputKind, Prediction
 from pellucid.core.random import Key
 from pellucid.core.target import LogProb, Targets
 
-__all__ = ["Finding", "Severity", "diagnose", "diagnose_inputs", "diagnose_map"]
+__all__ = ["Finding", "Severity", "diagnose", "diagnose_inputs", "diagnose_map", "diagnose_residual"]
 
 _SATURATED = 0.99
+_LEFT = 0.1
+_DIVIDED = "change"
 _RANGE_SLACK = 1e-3  # of the range: rounding in a preprocessing of one's own is not worth a word
 
 
@@ -112,7 +115,27 @@ def diagnose_inputs(x: Float[Tensor, "b *features"], bounds: tuple[float, float]
     return findings
 
 
-def diagnose_map(values: Float[Tensor, "b *features"]) -> list[Finding]:
+def diagnose_residual(estimate: Estimate) -> list[Finding]:
+    """Which maps divide another number than they should, by more than a tenth of it."""
+    if estimate.residual is None or _DIVIDED not in estimate.notes:
+        return []
+    return [
+        Finding(
+            "residual",
+            Severity.WARNING,
+            f"What is divided among the features sums to {change + left:.3g}, but should to {change:.3g}.",
+            "Take more steps, or a baseline nearer to the input. A network whose score the method cannot divide fully "
+            "(FullGrad: other units than ReLU) leaves a rest with any settings.",
+            row,
+        )
+        for row, (left, change) in enumerate(
+            zip(estimate.residual.tolist(), map(float, estimate.notes[_DIVIDED]), strict=True)
+        )
+        if abs(left) > _LEFT * abs(change)
+    ]
+
+
+def diagnose_map(values: Float[Tensor, "b *features"], per: Per = Per.FEATURE) -> list[Finding]:
     """Why a finished map would be blank or broken."""
     findings = []
     for row, one in enumerate(values):
@@ -125,6 +148,16 @@ def diagnose_map(values: Float[Tensor, "b *features"]) -> list[Finding]:
                     f"{bad} of {one.numel()} values of the map are NaN or infinite: the gradient overflows, or divides "
                     "by zero, on this input.",
                     "Run the network in float32 or float64, and look for a square root or a norm of zero in it.",
+                    row,
+                )
+            )
+        elif not one.any() and per is Per.CELL:
+            findings.append(
+                Finding(
+                    "zero-map",
+                    Severity.ERROR,
+                    "Every value of the map is exactly zero: nothing in this layer speaks for the target.",
+                    "SignedGradCAM and HiResCAM show what speaks against it; or explain another class, or layer.",
                     row,
                 )
             )

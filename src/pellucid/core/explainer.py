@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pellucid.core.attribution import Attribution, Decision
 from pellucid.core.card import MethodCard
-from pellucid.core.diagnosis import diagnose, diagnose_inputs, diagnose_map
+from pellucid.core.diagnosis import diagnose, diagnose_inputs, diagnose_map, diagnose_residual
 from pellucid.core.estimate import Estimate
 from pellucid.core.label import Labels
 from pellucid.core.model import Inputs, Model, as_input
@@ -124,7 +124,7 @@ class Explainer(Method):
                 samples = self.card.cost.forward * len(given)
                 watch.tell = lambda peak: progress(Progress(0, samples, None, peak))
             estimate = self.attribute(quiet, placed, targets, Call(keys, report, progress is not None, earlier))
-            findings += diagnose_map(estimate.values)
+            findings += diagnose_map(estimate.values, self.card.per) + diagnose_residual(estimate)
             return Attribution(
                 estimate=estimate.to(given.tensor.device),
                 decisions=tuple(decide(prediction, targets, given.sources, scores)),

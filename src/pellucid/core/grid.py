@@ -17,6 +17,9 @@ __all__ = ["Grid", "grid_of"]
 _MOST_PREFIX = 8
 """Class, distillation and register tokens."""
 
+_CUT_OFF = 0.1
+"""How much convolutions without padding may change a picture's proportions."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -67,30 +70,43 @@ def _grid_of(activation: tuple[int, ...], features: tuple[int, ...]) -> Grid | N
         high, wide = features[1:]
         if rank == 4:
             _, first, second, third = activation
-            last = _alike((first, second), (high, wide)) and not _alike((second, third), (high, wide))
-            return Grid("channels last", (first, second)) if last else Grid("channels first", (second, third))
+            if _channels_last(first, second, third, (high, wide)):
+                return Grid("channels last", (first, second))
+            return Grid("channels first", (second, third))
         return _tokens(activation[1], (high, wide)) if rank == 3 else None
     if len(features) == 2 and rank == 3:  # a signal (C, T), or a sequence (T, C)
-        last = activation[1] == features[0] and activation[2] != features[1]
-        return Grid("channels last", activation[1:2]) if last else Grid("channels first", activation[2:])
+        if activation[1] != features[0]:
+            return Grid("channels first", activation[2:])
+        # As many channels as the signal has, or the sequence's steps: cells become no more.
+        return Grid("channels last", activation[1:2]) if activation[2] > features[1] else None
     if len(features) == 4 and rank == 5:
         return Grid("channels first", activation[2:])
     return Grid("channels first", activation[2:]) if rank == 4 else None
 
 
-def _alike(cells: tuple[int, int], sides: tuple[int, int]) -> bool:
+def _channels_last(first: int, second: int, third: int, sides: tuple[int, int]) -> bool:
+    # Convolutions without padding leave a picture of other proportions.
+    return _alike((first, second), sides) and not _alike((second, third), sides, within=_CUT_OFF)
+
+
+def _alike(cells: tuple[int, int], sides: tuple[int, int], within: float = 0.0) -> bool:
     """Whether the cells could be those of a picture of these sides, all divided by one number and rounded."""
     if min(*cells, *sides) < 1:
         return False
+    if sides[0] == sides[1]:
+        return cells[0] == cells[1]
     step = math.sqrt(math.prod(sides) / math.prod(cells))
-    return all(abs(cell - side / step) < 1 for cell, side in zip(cells, sides, strict=True))
+    expected = [side / step for side in sides]
+    return all(abs(cell - size) < max(1, within * size) for cell, size in zip(cells, expected, strict=True))
 
 
 def _tokens(count: int, sides: tuple[int, int]) -> Grid | None:
-    """The fewest tokens before a grid of the picture's proportions."""
+    """The fewest tokens before a grid of the picture's proportions, or if there is none, of nearly these."""
+    near = []
     for prefix in range(min(_MOST_PREFIX, count - 1) + 1):
         high = round(math.sqrt((count - prefix) * sides[0] / sides[1]))
         cells = (high, (count - prefix) // max(high, 1))
         if math.prod(cells) == count - prefix > 1 and _alike(cells, sides):
-            return Grid("tokens", cells, prefix)
-    return None
+            near.append(Grid("tokens", cells, prefix))
+    exact = [grid for grid in near if grid.cells[0] * sides[1] == grid.cells[1] * sides[0]]
+    return next(iter(exact or near), None)

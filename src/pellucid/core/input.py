@@ -105,6 +105,10 @@ class Preprocess(ABC, Value):
     def read(self, sources: Any) -> Input:
         """The input of one original or of a list of them."""
 
+    @abstractmethod
+    def level(self, value: float) -> Tensor:
+        """What an original of one value everywhere, 0 (black, silence) to 1, becomes; broadcasts to one input."""
+
     @property
     @abstractmethod
     def bounds(self) -> tuple[float, float]:

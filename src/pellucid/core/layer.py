@@ -4,6 +4,7 @@ A layer is a module, or one of its runs if it runs several times in a pass: "rel
 activation; of a tuple, the first tensor. Used by network.py and tail.py.
 """
 
+import copy
 import difflib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,9 @@ from pellucid.errors import LayerError
 
 __all__ = ["Ran", "Taps", "as_written", "find", "first_tensor", "last_spatial", "modules_of", "tapped", "with_first",
            "witnessed"]  # fmt: skip
+
+_STILL_OUTPUTS = ("LogSoftmax", "Sigmoid", "Softmax", "ToCopy", "Upsample")
+"""Operations on a segmentation's outputs, by the names of their gradients."""
 
 _LOOKED_AT = 64
 """Layers from the end that may be the last spatial one."""
@@ -80,7 +84,7 @@ def _inside(net: nn.Module) -> nn.Module | None:
     else:
         inner = getattr(net, "_orig_mod", None)  # of torch.compile
     if inner is None:
-        inner = getattr(net, "inside", None)  # of tail.py
+        inner = vars(net).get("inside")  # of tail.py; a network's own module of this name is none of its variables
     return inner if isinstance(inner, nn.Module) else None
 
 
@@ -113,15 +117,23 @@ def find(net: nn.Module, name: str) -> nn.Module:
     """The module of a layer's name.
 
     Raises:
-        LayerError: there is none; the near names are listed.
+        LayerError: there is none, and the near names are listed; or it is scripted.
     """
     known = modules_of(net)
     module, _ = _split(name)
     for prefix in ("", "module.", "_orig_mod."):
-        if module.startswith(prefix) and module.removeprefix(prefix) in known:
-            return known[module.removeprefix(prefix)]
-    near = difflib.get_close_matches(module, known, n=4, cutoff=0.4) or [n for n in known if n][-4:]
-    raise LayerError(f"The network has no layer {module!r}. Did you mean {' or '.join(map(repr, near))}?")
+        found = known.get(module.removeprefix(prefix)) if module.startswith(prefix) else None
+        if isinstance(found, torch.jit.ScriptModule):
+            raise LayerError(
+                f"The layer {module!r} is scripted, and what scripted modules give is not seen. Name a module that is "
+                "none, or pass the network as it was before torch.jit."
+            )
+        if found is not None:
+            return found
+    names = [n for n in known if n]
+    near = difflib.get_close_matches(module, names, n=4, cutoff=0.4) or names[-4:]
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "It has no modules inside."
+    raise LayerError(f"The network has no layer {module!r}. {hint}")
 
 
 @contextmanager
@@ -135,7 +147,9 @@ def tapped(net: nn.Module, names: Sequence[str], *, leaves: bool = False) -> Ite
     with ExitStack() as stack:
         stack.enter_context(as_written(net))
         modules = {name: find(net, name) for name in names}
-        stack.enter_context(unfolded(modules_of(net).values(), list(modules.values())))
+        for module in modules.values():  # what it gives as written, where a norm outside is folded into it
+            own = set(module.modules())
+            stack.enter_context(unfolded(set(modules_of(net).values()) - own, own))
         for name, module in modules.items():
 
             def tap(module: nn.Module, args: Any, output: Any, name: str = name) -> Any:
@@ -145,7 +159,8 @@ def tapped(net: nn.Module, names: Sequence[str], *, leaves: bool = False) -> Ite
                     runs.append(None)
                     return output
                 if leaves and torch.is_grad_enabled() and given.is_floating_point() and not given.requires_grad:
-                    given = given.detach().requires_grad_()
+                    # What was written in place may be taken from where it stands.
+                    given = (given if any(given is arg for arg in args) else given.detach()).requires_grad_()
                 runs.append(given)
                 return with_first(output, given.clone())
 
@@ -154,19 +169,24 @@ def tapped(net: nn.Module, names: Sequence[str], *, leaves: bool = False) -> Ite
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """The activation in what a module returned."""
-    first = output[0] if isinstance(output, list | tuple) and output else output
-    if isinstance(first, Mapping):
-        first = next(iter(first.values()), None)
-    return first if isinstance(first, Tensor) else None
+    """The activation in what a module returned: the first tensor of a tuple or dict."""
+    if isinstance(output, Mapping):
+        return first_tensor(next(iter(output.values()), None))
+    if isinstance(output, list | tuple):
+        return first_tensor(output[0]) if output else None
+    return output if isinstance(output, Tensor) else None
 
 
 def with_first(output: Any, tensor: Tensor) -> Any:
     """The same with another activation."""
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(tensor, *output[1:])
+    if isinstance(output, Mapping):
+        changed: Any = copy.copy(output)
+        name = next(iter(output))
+        changed[name] = with_first(output[name], tensor)
+        return changed
     if isinstance(output, list | tuple):
-        return type(output)([tensor, *output[1:]])
+        parts = [with_first(output[0], tensor), *output[1:]]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
     return tensor
 
 
@@ -203,11 +223,12 @@ def last_spatial(order: Sequence[Ran], outputs: Tensor, features: tuple[int, ...
     Raises:
         LayerError: no layer gives such a map.
     """
-    depends = [ran for ran in order if ran.name and ran.cut is not None and ran.cut.node is not outputs.grad_fn]
+    own = _of_outputs(outputs)
+    depends = [ran for ran in order if ran.name and ran.cut is not None and ran.cut.node not in own]
     spatial = [ran for ran in depends if grid_of(ran.shape, features) is not None]
     weights = torch.linspace(1, 2, outputs[0].numel(), dtype=outputs.dtype, device=outputs.device)
     score = (outputs.flatten(1) * weights).sum()
-    told = _reached(spatial[-_LOOKED_AT:], score, leaf, features)
+    told = _reached(spatial[-_LOOKED_AT:], score, leaf, features) if spatial and score.requires_grad else []
     passed = set(separators(score)) if told else set()
     for among in ([ran for ran in told if ran.cut is not None and ran.cut.node in passed], told):
         plain = [ran for ran in among if ran.cut is not None and not is_pool(ran.cut.node)] or among
@@ -221,6 +242,16 @@ def last_spatial(order: Sequence[Ran], outputs: Tensor, features: tuple[int, ...
         "network has none that the score depends on. Name one, layer=..., or take a method for inputs without a grid, "
         "such as IntegratedGradients()."
     )
+
+
+def _of_outputs(outputs: Tensor) -> set[Any]:
+    """What gave the outputs, also before they were squashed, enlarged or cast."""
+    node: Any = outputs.grad_fn
+    found = {node}
+    while node is not None and str(node.name()).startswith(_STILL_OUTPUTS):
+        node = node.next_functions[0][0]
+        found.add(node)
+    return found
 
 
 def _reached(runs: Sequence[Ran], score: Tensor, leaf: Tensor, features: tuple[int, ...]) -> list[Ran]:

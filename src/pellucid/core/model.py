@@ -274,18 +274,25 @@ class TorchModel(Model):
         gradients, biases, scores = zip(*parts, strict=True)
         return BiasPass(torch.cat(gradients), _joined(biases), torch.cat(scores))
 
-    def tail(self, x: Float[Tensor, "b *features"], layer: str) -> tuple[Model, Float[Tensor, "b features"]]:
+    @contextmanager
+    def tail(self, x: Float[Tensor, "b *features"], layer: str) -> Iterator[tuple[Model, Float[Tensor, "b features"]]]:
         if Needs.MODULES not in self.offers:
-            return super().tail(x, layer)
+            super().tail(x, layer)
         self.passes += Cost(forward=len(x))
+        self.trials += Cost(forward=3)
         rest = copy.copy(self)
-        rest.tails = self.networks.tail(layer, x)
+        rest.passes, rest.trials = Cost(), Cost()
+        rest.tails = self.networks.tail(layer, x, self.rows(x))
         first = rest.tails.each[0]
         assert isinstance(first.net, Tail)  # noqa: S101  # just made
-        rest.packing = first.packing
+        rest.packing, rest.preprocess = first.packing, None  # pixels are no units of a layer
         activation = first.net.activation.to(torch.promote_types(first.net.activation.dtype, torch.float32))
         index = torch.arange(len(x), device=activation.device)[:, None]
-        return rest, torch.cat([activation.flatten(1), index.to(activation)], 1)
+        try:
+            yield rest, torch.cat([activation.flatten(1), index.to(activation)], 1)
+        finally:
+            self.passes += rest.passes
+            self.trials += rest.trials
 
     def spatial_layer(self, x: Float[Tensor, "b *features"]) -> str:
         if Needs.MODULES not in self.offers:

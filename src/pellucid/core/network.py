@@ -119,6 +119,12 @@ class Network:
                 scores.sum(), [leaf, *(one.at for one in added)], allow_unused=True, materialize_grads=True
             )
         products = [_as_map(g) * one.bias for g, one in zip(by, added, strict=True)]
+        if len(x) > 1 and any(len(product) != len(x) for product in products):  # rows of windows: whose, shows in one
+            single = [self.bias_pass(x[i : i + 1], targets[i : i + 1]) for i in range(len(x))]
+            biases_of = zip(*(one.biases for one in single), strict=True)
+            products = [torch.cat(each) for each in biases_of]
+        elif len(x) == 1:
+            products = [product if len(product) == 1 else product.flatten()[None] for product in products]
         return BiasPass(_as_map(gradient), tuple(products), _as_map(scores))
 
     def spatial_layer(self, x: Tensor) -> str:
@@ -139,15 +145,15 @@ class Network:
         shapes = [s for s, held in zip(self.packing.shapes, self.packing.held, strict=True) if not held]
         return max(shapes, key=lambda shape: (len(shape) == 3, len(shape)))
 
-    def tail(self, layer: str, x: Tensor) -> "Network":
-        """The network from this layer on, for these inputs: of rows that `packing` packs.
+    def tail(self, layer: str, x: Tensor, rows: int) -> "Network":
+        """The network from this layer on, for these inputs (so many at once): of rows that `packing` packs.
 
         Raises:
             LayerError: there is no such layer.
         """
         placed = self._laid_out(x)
         with self._named_errors(x):
-            tail = Tail(self.net, layer, placed, self._invoke)
+            tail = Tail(self.net, layer, placed, self._run, rows)
         packing = Packing(("activation", "row"), (tuple(tail.activation.shape[1:]), (1,)), ("float32", "int64"))
         return replace(self, net=tail, packing=packing, plain=set())
 

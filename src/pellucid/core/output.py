@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pellucid.core.layer import modules_of
 from pellucid.core.prediction import OutputKind
 from pellucid.errors import ModelError
 
@@ -23,14 +24,20 @@ def selected(result: object, select: Selection, name: str) -> Tensor:
         ModelError: there is no such tensor.
     """
     if isinstance(select, tuple):
-        return torch.cat([selected(result, one, name) for one in select], -1)
-    chosen = result
+        parts = [selected(result, one, name) for one in select]
+        if len({part.shape[:-1] for part in parts}) != 1:
+            raise ModelError(
+                f"Expected outputs that can be joined along their last axis, but {name} returned "
+                f"{' and '.join(str(tuple(part.shape)) for part in parts)} at {select}."
+            )
+        return torch.cat(parts, -1)
+    chosen: object = result
     if select is not None:
-        try:
-            chosen = result[select]  # type: ignore[index]  # what cannot be indexed is the error below
+        try:  # a tensor has rows, and none of them is the outputs
+            chosen = None if isinstance(result, Tensor) else result[select]  # type: ignore[index]
         except (KeyError, IndexError, TypeError):
-            chosen = result
-    if isinstance(chosen, Tensor) and (select is None or chosen is not result):
+            chosen = None
+    if isinstance(chosen, Tensor):
         return chosen
     if isinstance(result, Mapping):
         choices: list[Any] = [key for key, value in result.items() if isinstance(value, Tensor)]
@@ -39,6 +46,8 @@ def selected(result: object, select: Selection, name: str) -> Tensor:
     else:
         choices = []
     hint = f"Say which one: TorchModel(net, select={choices[0]!r})." if choices else "Wrap it to return a tensor."
+    if isinstance(result, Tensor):
+        hint = "Leave `select` out."
     raise ModelError(
         f"Expected a tensor of outputs, but {name} returned a {type(result).__name__}"
         f"{f' with tensors at {choices}' if choices else ''}"
@@ -58,7 +67,7 @@ def check_outputs(outputs: Tensor, rows: int, kind: OutputKind | None, name: str
     elif kind is OutputKind.SEGMENTATION:
         if outputs.ndim < 3 or len(outputs) != rows:
             raise ModelError(f"Expected class scores of places, (B, K, ...), for {rows} inputs, but {got}.")
-    elif outputs.ndim not in (2, 4) or len(outputs) != rows:
+    elif outputs.ndim not in ((2, 4) if kind is None else (2,)) or len(outputs) != rows:
         raise ModelError(
             f"Expected outputs (B, K) for {rows} inputs, but {got}. Wrap the network so that it returns one row of "
             "scores for each input; or say output='segmentation' for (B, K, ...), output='detection' for boxes "
@@ -69,7 +78,7 @@ def check_outputs(outputs: Tensor, rows: int, kind: OutputKind | None, name: str
 def takes_names(net: nn.Module, names: Iterable[str]) -> bool:
     """Whether forward() takes these as arguments by name, rather than one dict."""
     try:
-        inspect.signature(net.forward).bind(**dict.fromkeys(names))
+        inspect.signature(modules_of(net)[""].forward).bind(**dict.fromkeys(names))
     except TypeError:
         return False
     return True

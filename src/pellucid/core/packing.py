@@ -4,6 +4,7 @@ The parts of an input lie one after the other in its row; the network gets them 
 floating point (indices, masks) are held: no gradient belongs to them, and no noise is added to them.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,8 +68,9 @@ class Packing(Value):
 
     def packed(self, parts: Sequence[Tensor]) -> Float[Tensor, "b features"]:
         """One row for each input."""
-        dtype = next((part.dtype for part in parts if part.is_floating_point()), torch.float32)
-        return torch.cat([part.flatten(1).to(dtype) for part in parts], 1)
+        dtypes = [part.dtype if part.is_floating_point() else torch.float32 for part in parts]
+        dtype = functools.reduce(torch.promote_types, dtypes)
+        return torch.cat([part.reshape(len(part), math.prod(part.shape[1:])).to(dtype) for part in parts], 1)
 
 
 def pack(parts: Mapping[str, Tensor] | Sequence[Tensor]) -> tuple[Tensor, Packing]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["NOISE", "Key", "normal"]
+__all__ = ["NOISE", "Key", "normal", "uniform"]
 
 NOISE = "philox-normal-float32"
 """The name of this stream in recipes."""
@@ -66,6 +66,12 @@ def normal(stream: Key, index: int, shape: tuple[int, ...]) -> np.ndarray:
     """Sample `index` of the stream: independent standard normal float32 values of this shape, contiguous."""
     bits = np.random.Philox(key=np.frombuffer(stream.digest, dtype="<u8"), counter=[0, 0, 0, index])
     return np.random.Generator(bits).standard_normal(shape, dtype=np.float32)
+
+
+def uniform(stream: Key, index: int, count: int) -> np.ndarray:
+    """Sample `index` of the stream as independent float64 values in [0, 1)."""
+    bits = np.random.Philox(key=np.frombuffer(stream.digest, dtype="<u8"), counter=[0, 0, 0, index])
+    return np.random.Generator(bits).random(count)
 
 
 def _hash(purpose: bytes, *parts: bytes) -> bytes:

@@ -127,9 +127,9 @@ class Networks:
             self._gathered([part.scores for part in parts]),
         )
 
-    def tail(self, layer: str, x: Tensor) -> "Networks":
+    def tail(self, layer: str, x: Tensor, rows: int) -> "Networks":
         """The networks from this layer on."""
-        return Networks([network.tail(layer, x) for network in self.each], self.pool)
+        return Networks([network.tail(layer, x, rows) for network in self.each], self.pool)
 
     def _each(self, parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         return tuple(self._gathered(each) for each in zip(*parts, strict=True))

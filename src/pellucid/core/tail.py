@@ -6,7 +6,7 @@ that are no modules run again. Where the tail so made does not give the network'
 each time. Used by network.py alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,9 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pellucid.core.folding import unfolded
 from pellucid.core.layer import Taps, as_written, find, first_tensor, modules_of, with_first
+from pellucid.errors import LayerError
 
 __all__ = ["Tail"]
+
+_ROUGHLY = 0.05  # in half precision, of the largest output
 
 
 @dataclass(eq=False)
@@ -62,34 +66,60 @@ class Tail(nn.Module):
 
     inside: nn.Module
     module: nn.Module
+    skipped: dict[nn.Module, list[Any]]
 
-    def __init__(self, net: nn.Module, layer: str, x: Tensor, call: Callable[[Tensor], Any]) -> None:
+    def __init__(self, net: nn.Module, layer: str, x: Tensor, call: Callable[[Tensor], Any], rows: int) -> None:
         super().__init__()
         # Neither is a module of this one: nothing is done to the network twice.
         object.__setattr__(self, "inside", net)
         object.__setattr__(self, "module", find(net, layer))
-        self.layer, self.x, self.call = layer, x, call
-        self.skipped: dict[nn.Module, list[Any]] = {}
+        self.layer, self.x, self.call = layer, x[:1], call
+        self.parts = list(modules_of(net).values())
         with torch.no_grad():
-            with self._recorded() as recording:
-                expected = call(x)
-            runs = recording.runs.get(self.module, [])
-            taps = Taps([layer])
-            taps.runs[layer] = [first_tensor(run.gave) for run in runs]
-            self.activation = taps.of(layer, len(x))
-            self.number = [tap is self.activation for tap in taps.runs[layer]].index(True)
-            here = runs[self.number]
-            self.gave = here.gave
-            self.alone = len(runs) == 1
-            before = {
-                module: [run for run in each if run.ended < here.began and _has_rows(run.gave, len(x))]
-                for module, each in recording.runs.items()
-            }
-            whole = {module: each for module, each in before.items() if len(each) == len(recording.runs[module])}
-            outermost = {m: [run.gave for run in each] for m, each in whole.items() if not _within(each, whole)}
-            self.skipped = outermost
-            if not self._same(expected):
-                self.skipped = {}
+            recording, outputs = self._recorded(x[:1], set(self.parts))
+            self.number, _ = self._tap(recording, 1)
+            runs = recording.runs[self.module]
+            self.alone = len(runs) == 1 and isinstance(runs[0].gave, Tensor)
+            self._take(recording, _skippable(recording, runs[self.number]), 1)
+            ends = [_of_row(outputs, 1, 0)] * 2
+            if len(x) > 1:
+                ends = self._take_all(x, rows)
+            if not self._same(ends):
+                self.skipped, self.turn = {}, self.number + 1
+
+    def _tap(self, recording: _Recording, rows: int) -> tuple[int, Tensor]:
+        """Which of its module's runs the layer is, and what it gave for so many inputs."""
+        taps = Taps([self.layer])
+        runs = taps.runs[self.layer] = [first_tensor(run.gave) for run in recording.runs.get(self.module, [])]
+        tap = taps.of(self.layer, rows)
+        return [other is tap for other in runs].index(True), tap
+
+    def _take(self, recording: _Recording, skipped: Collection[nn.Module], rows: int) -> None:
+        """Keep what these modules and the layer gave; and which of its runs the layer is where they are skipped."""
+        outer = _outermost(recording, skipped)
+        self.skipped = {module: [run.gave for run in runs] for module, runs in outer.items()}
+        whole = [run for runs in outer.values() for run in runs]
+        _, self.activation = self._tap(recording, rows)
+        self.turn = sum(not _within(run, whole) for run in recording.runs[self.module][: self.number + 1])
+
+    def _take_all(self, x: Tensor, rows: int) -> list[list[Tensor | None]]:
+        """Keep what they give for all inputs, so many at once; the outputs of the first input and of the last."""
+        parts, ends = [], []
+        for some in x.split(rows):
+            recording, outputs = self._recorded(some, {self.module, *self.skipped})
+            self._take(recording, self.skipped, len(some))
+            parts.append((self.skipped, self.activation, len(some)))
+            ends += [_of_row(outputs, len(some), row) for row in (0, -1)]
+        self.x = x
+        self.activation = torch.cat([activation for _, activation, _ in parts])
+        with_rows = all(_has_rows(each, n) for skipped, _, n in parts for runs in skipped.values() for each in runs)
+        kept = parts[0][0] if with_rows else {}
+        self.skipped = {
+            module: [_joined([skipped[module][i] for skipped, _, _ in parts]) for i in range(len(runs))]
+            for module, runs in kept.items()
+        }
+        self.turn = self.turn if with_rows else self.number + 1
+        return [ends[0], ends[-1]]
 
     def forward(self, activation: Tensor, index: Tensor) -> Any:
         """What the network returns where the layer gives `activation` for the inputs of these numbers."""
@@ -100,49 +130,92 @@ class Tail(nn.Module):
 
         with ExitStack() as stack:
             stack.enter_context(as_written(self.inside))
+            stack.enter_context(unfolded(self.parts, {p for m in (*self.skipped, self.module) for p in m.modules()}))
             for module, gave in self.skipped.items():
                 answers = iter(gave)
                 stack.enter_context(_instead(module, partial(_answer, answers, of_rows)))
-            put = with_first(of_rows(self.gave), activation.to(self.activation.dtype))
+            put = _laid_out(activation.to(self.activation.dtype), self.activation)
             if self.alone:
                 stack.enter_context(_instead(self.module, lambda *args, **kwargs: put))
-            else:
-                stack.enter_context(self._at_its_run(put))
+            stack.enter_context(self._at_its_turn(put))
             return self.call(self.x[rows.to(self.x.device)])
 
     @contextmanager
-    def _at_its_run(self, put: Any) -> Iterator[None]:
+    def _at_its_turn(self, put: Tensor) -> Iterator[None]:
         seen = [0]
 
         def replace(module: nn.Module, args: Any, output: Any) -> Any:
             seen[0] += 1
-            return put if seen[0] == self.number + 1 else output
+            return with_first(output, put) if seen[0] == self.turn else output
 
         handle = self.module.register_forward_hook(replace, prepend=True)
         try:
             yield
         finally:
             handle.remove()
+        if seen[0] < self.turn:
+            raise LayerError(f"The layer {self.layer!r} ran for the inputs, but not for rows from there on.")
 
-    def _same(self, expected: Any) -> bool:
-        """Whether the tail of the layer's own activation gives the outputs, but for rounding."""
+    def _same(self, ends: Sequence[Sequence[Tensor | None]]) -> bool:
+        """Whether the tail of the layer's own activation gives the first input's outputs and the last one's, but for
+        rounding, where the last comes first.
+        """
+        rows = [len(self.x) - 1, 0]
         try:
-            found = self(self.activation, torch.arange(len(self.x))[:, None])
-        except RuntimeError:  # whatever a stranger's network does with what it is given
+            found = pytree.tree_leaves(self(self.activation[rows], torch.tensor(rows)[:, None]))
+        except Exception:  # noqa: BLE001  # whatever a stranger's network does with what it is given
             return False
-        pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True)
-        return all(_close(a, b) for a, b in pairs if isinstance(a, Tensor) and a.is_floating_point())
+        return all(
+            len(end) == len(found)
+            and all(a is None or (_has_rows(b, 2) and _close(a, b[i])) for a, b in zip(end, found, strict=True))
+            for i, end in enumerate(reversed(ends))
+        )
 
-    @contextmanager
-    def _recorded(self) -> Iterator[_Recording]:
+    def _recorded(self, x: Tensor, modules: Iterable[nn.Module]) -> tuple[_Recording, Any]:
+        """One pass, with the runs of these modules; and what the network returned."""
         recording = _Recording()
         with ExitStack() as stack:
             stack.enter_context(as_written(self.inside))
-            for module in set(modules_of(self.inside).values()):
-                if isinstance(module, torch.jit.ScriptModule):
-                    continue
-                stack.enter_context(_instead(module, partial(recording.run, module, module.forward)))
-            yield recording
+            stack.enter_context(unfolded(self.parts))
+            # With a hook inside, transformers run their modules, and not all of them at once.
+            stack.callback(self.module.register_forward_hook(lambda module, args, output: None).remove)
+            for module in modules:
+                if not isinstance(module, torch.jit.ScriptModule):
+                    stack.enter_context(_instead(module, partial(recording.run, module, module.forward)))
+            return recording, self.call(x.clone())  # it may be written to
+
+
+def _skippable(recording: _Recording, here: _Run) -> list[nn.Module]:
+    """The modules of which every run ended before this one began, with one row for the input."""
+    return [
+        module
+        for module, runs in recording.runs.items()
+        if all(run.ended < here.began and _has_rows(run.gave, 1) for run in runs)
+    ]
+
+
+def _outermost(recording: _Recording, modules: Collection[nn.Module]) -> dict[nn.Module, list[_Run]]:
+    """Of the runs of these modules those that are part of no other."""
+    all_runs = [run for module in modules for run in recording.runs[module]]
+    outer = {module: [run for run in recording.runs[module] if not _within(run, all_runs)] for module in modules}
+    return {module: runs for module, runs in outer.items() if runs}
+
+
+def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """The same in the memory layout in which the network gives it: some networks take no other."""
+    if like.is_contiguous():
+        return tensor.contiguous()
+    nhwc = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    return tensor.contiguous(memory_format=torch.channels_last) if nhwc else tensor
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """The tensors of each place, over all parts."""
+    if len(parts) == 1:
+        return parts[0]
+    leaves, structure = zip(*(pytree.tree_flatten(part) for part in parts), strict=True)
+    joined = [torch.cat(each) if isinstance(each[0], Tensor) else each[0] for each in zip(*leaves, strict=True)]
+    return pytree.tree_unflatten(joined, structure[0])
 
 
 def _answer(answers: Iterator[Any], of_rows: Callable[[Any], Any], *args: Any, **kwargs: Any) -> Any:
@@ -169,16 +242,21 @@ def _has_rows(gave: Any, rows: int) -> bool:
     return bool(tensors) and all(t.ndim > 0 and len(t) == rows for t in tensors)
 
 
-def _within(runs: list[_Run], skipped: dict[nn.Module, list[_Run]]) -> bool:
-    """Whether each of these runs is part of another's that is skipped."""
-    return all(
-        any(other.began < run.began and run.ended < other.ended for each in skipped.values() for other in each)
-        for run in runs
-    )
+def _within(run: _Run, others: Iterable[_Run]) -> bool:
+    """Whether the run is part of another."""
+    return any(other.began < run.began and run.ended < other.ended for other in others)
+
+
+def _of_row(outputs: Any, rows: int, row: int) -> list[Tensor | None]:
+    """The tensors of one of so many inputs; None where there is no row of it."""
+    leaves = pytree.tree_leaves(outputs)
+    return [leaf[row] if _has_rows(leaf, rows) and leaf.is_floating_point() else None for leaf in leaves]
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
-    scale = float(one.abs().max()) if one.numel() else 0.0
-    return not one.numel() or float((one - other).abs().max()) <= 1e3 * torch.finfo(one.dtype).eps * scale
+    if not one.numel():
+        return True
+    within = min(1e3 * torch.finfo(one.dtype).eps, _ROUGHLY) * float(one.abs().max())
+    return float((one - other).abs().max()) <= within

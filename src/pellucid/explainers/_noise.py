@@ -117,6 +117,7 @@ class NoisyCopies(Explainer):
         sigma = self.noise.spread(x, model.packing)
         shape = tuple(x.shape[1:])
         cuts: set[str] = set()
+        layers: set[str] = set()
 
         def drawn(inputs: Sequence[int], draws: range, how: Draw) -> np.ndarray:
             first, last = draws.start * how.size, draws.stop * how.size
@@ -134,18 +135,20 @@ class NoisyCopies(Explainer):
             if how.cuts is None:
                 indices = range(draws.start * how.size, draws.stop * how.size)
                 inner = Call(tuple(streams[b].child(i) for b in inputs for i in indices))
-                maps = self.base.attribute(model, copies, goals, inner).values
+                found = self.base.attribute(model, copies, goals, inner)
+                maps = found.values
+                layers.update(map(str, found.notes.get("layer", ())))
             else:
                 beside = [how.stacked or how.beside(i) for i in draws for _ in range(how.size)] * len(inputs)
                 digits = torch.promote_types(copies.dtype, torch.float32)  # maps have no fewer
                 maps, plain = copies.new_zeros(copies.shape, dtype=digits), copies.new_zeros(copies.shape, dtype=digits)
                 for both in sorted(set(beside)):  # the draws without a plain map need no second backward pass
                     rows = [row for row, this in enumerate(beside) if this is both]
-                    found = model.factored_gradient(copies[rows], goals.chosen(rows), how.size, how.cuts, plain=both)
-                    maps[rows] = found.factored
-                    if found.plain is not None:
-                        plain[rows] = found.plain
-                    cuts.add(found.cuts)
+                    factors = model.factored_gradient(copies[rows], goals.chosen(rows), how.size, how.cuts, plain=both)
+                    maps[rows] = factors.factored
+                    if factors.plain is not None:
+                        plain[rows] = factors.plain
+                    cuts.add(factors.cuts)
             each = (len(inputs), len(draws), how.size, *maps.shape[1:])
             if plain is None:
                 return _mean(maps, each), None
@@ -173,7 +176,8 @@ class NoisyCopies(Explainer):
                 earlier=call.earlier,
             )
             estimate = sample(samples, estimator)
-        where: dict[str, tuple[float | str, ...]] = {"cuts": ("; ".join(sorted(cuts)),) * len(x)} if cuts else {}
+        said = {"cuts": cuts, "layer": layers}
+        where = {name: ("; ".join(sorted(words)),) * len(x) for name, words in said.items() if words}
         return replace(estimate, notes=self.notes(x, model.packing) | where)
 
     def _halves(self, x: Tensor, sigma: Tensor, targets: Targets, stream: Key) -> list[Callable[[Model], Tensor]]:

@@ -38,7 +38,7 @@ class Absolute(Explainer):
     @property
     def card(self) -> MethodCard:
         card = self.base.card
-        return replace(card, name=f"absolute-{card.name}", title=f"|{card.title}|", sampled=False)
+        return replace(card, name=f"absolute-{card.name}", title=f"|{card.title}|", channels="max_abs", sampled=False)
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         return _changed(self.base.attribute(model, x, targets, call), torch.abs)
@@ -62,7 +62,12 @@ class Squared(Explainer):
     def card(self) -> MethodCard:
         card = self.base.card
         return replace(
-            card, name=f"squared-{card.name}", title=f"({card.title})^2", unit=squared(card.unit), sampled=False
+            card,
+            name=f"squared-{card.name}",
+            title=f"({card.title})^2",
+            unit=squared(card.unit),
+            channels="max_abs",
+            sampled=False,
         )
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:

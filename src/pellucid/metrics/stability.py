@@ -57,12 +57,12 @@ def noised_copies(model: Model, x: Input, *, level: float, count: int, seed: int
         raise ArgumentError(f"Copies are made of one input. Got {len(x)}.")
     stream = Key.of(x.tensor[0]).stream(seed).child(0)  # not the stream of any explainer with this seed
     sigma = level * float(x.tensor.max() - x.tensor.min())
-    top = int(model.predict(x).outputs[0].argmax())
+    top = model.predict(x).top(1)[0][2]
     kept: list[torch.Tensor] = []
     for i in range(_TRIES * count):
         noise = torch.from_numpy(normal(stream, i, tuple(x.tensor.shape[1:]))).to(x.tensor)
         copy = x.tensor + sigma * noise
-        if int(model.predict(copy).outputs[0].argmax()) == top:
+        if model.predict(copy).top(1)[0][2] == top:
             kept.append(copy)
         if len(kept) == count:
             return Input(torch.cat(kept), tuple(f"{x.sources[0]}, copy {n + 1}" for n in range(count)))

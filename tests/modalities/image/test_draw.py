@@ -17,7 +17,6 @@ from pellucid.modalities.image.draw import (
     Panel,
     _coloured,
     _fitted,
-    _weights,
     _wrapped,
     colours,
     compose,
@@ -25,7 +24,7 @@ from pellucid.modalities.image.draw import (
     overlay_pixels,
     reduced,
 )
-from pellucid.modalities.image.heatmap import Heatmap
+from pellucid.modalities.image.heatmap import Heatmap, spread
 
 SIDE = 448  # of a panel
 CRIMSON = (220, 20, 60)
@@ -167,18 +166,18 @@ def test_enlarging_reproduces_a_ramp_between_the_outer_centres(pixels, low, high
     ramp = low + (np.arange(cells) + 0.5) * size
     places = np.arange(pixels) + 0.5
     inner = (places >= low + size / 2) & (places <= high - size / 2)
-    np.testing.assert_allclose((_weights(pixels, low, high, cells) @ ramp)[inner], places[inner], rtol=1e-5)
+    np.testing.assert_allclose((spread(pixels, low, high, cells) @ ramp)[inner], places[inner], rtol=1e-5)
 
 
 def test_beyond_the_outer_centres_the_outer_cells_go_on():
-    weights = _weights(10, 0, 10, 2)  # centres at 2.5 and 7.5
+    weights = spread(10, 0, 10, 2)  # centres at 2.5 and 7.5
     assert weights[:2].tolist() == [[1, 0], [1, 0]]
     assert weights[8:].tolist() == [[0, 1], [0, 1]]
 
 
 def test_reducing_loses_no_cell():
     """90 cells on 9 pixels: 10 cells a pixel, and each counts as much as any other but for the ends."""
-    weights = _weights(9, 0, 9, 90)
+    weights = spread(9, 0, 9, 90)
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(weights.sum(0)[15:75], 0.1, rtol=1e-5)
     assert weights.sum(0).min() > 0.03

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.oracles import Constant, Linear, uniform
+from tests.oracles import Constant, Linear, conv_net, uniform
 
 import pellucid as pl
 from pellucid.modalities.image.heatmap import CHANNELS, reduce_channels, to_heatmap
@@ -157,3 +157,22 @@ def test_a_heatmap_is_of_one_image(shape):
     a = pl.SimpleGradient()(pl.TorchModel(Linear(uniform(1, 48 if len(shape) == 4 else 5))), uniform(*shape), target=0)
     with pytest.raises(pl.ArgumentError, match=r"one image's map \(1, C, H, W\). Got"):
         to_heatmap(a)
+
+
+def test_a_map_of_cells_is_enlarged_between_the_centres_of_its_cells():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3, 2), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    a = pl.SignedGradCAM()(pl.TorchModel(net), uniform(1, 3, 15, 20))
+    assert a.scores.shape[2:] == (7, 9)
+    size = {"size": (15, 20), "mode": "bilinear", "align_corners": False}
+    expected = torch.nn.functional.interpolate(a.scores.double(), **size)[0, 0]
+    found = torch.from_numpy(to_heatmap(a).values)
+    assert float((found - expected).abs().max()) < 1e-6 * float(expected.abs().max())
+
+
+def test_the_channels_are_summed_where_the_card_says_that_they_add_up():
+    model, x = pl.TorchModel(conv_net()), uniform(1, 3, 9, 9)
+    assert to_heatmap(pl.InputXGradient()(model, x)).channels == "sum"
+    assert to_heatmap(pl.SimpleGradient()(model, x)).channels == "max_abs"
+    assert to_heatmap(pl.Absolute(base=pl.InputXGradient())(model, x)).channels == "max_abs"
+    assert to_heatmap(pl.SmoothGrad(base=pl.InputXGradient(), n_samples=2)(model, x)).channels == "sum"
+    assert to_heatmap(pl.InputXGradient()(model, x), channels="mean").channels == "mean"

@@ -14,6 +14,7 @@ from pellucid.core.recipe import Recipe
 from pellucid.modalities.image import draw
 from pellucid.modalities.image.draw import Panel
 from pellucid.modalities.image.picture import method_caption, method_title, on_one_scale, title_of
+from pellucid.modalities.image.uncertainty import certain_blocks
 
 CRIMSON = (220, 20, 60)  # reasons for a blank map
 LABELS = ["cat", "dog", "crane"]
@@ -346,6 +347,60 @@ def test_each_copy_is_titled_with_its_own_decision_and_its_similarity_to_the_inp
     for panel, a, rank in zip(composed[0][0][0][1:], result.copies, result.rank_correlations, strict=True):
         alike = pl.structural_similarity(first, np.abs(a.scores[0].numpy()).max(0))
         assert panel.title == f"{title_of(a)}\nrank correlation {rank:.2f}, SSIM {alike:.2f}"
+
+
+# gallery
+
+
+def test_a_gallery_shows_the_crop_and_then_each_method_on_its_own_scale(composed):
+    maps = [explained(explain=e) for e in (pl.SimpleGradient(), pl.GradCAM(), pl.IntegratedGradients(n_steps=5))]
+    pl.gallery(maps)
+    [[rows, _, caption]] = composed
+    photo, simple, grad_cam, integrated = [panel for row in rows for panel in row]
+    assert photo.pixels.shape == simple.pixels.shape == grad_cam.pixels.shape == (448, 448, 3)  # a square of 30 x 20
+    assert photo.title.startswith("the photo as the model sees it")
+    assert [p.title for p in (simple, grad_cam, integrated)] == ["Simple Gradient", "Grad-CAM", "Integrated Gradients"]
+    assert not grad_cam.bar.signed
+    assert integrated.bar.signed
+    change, [residual] = maps[2].recipe.notes["change"][0], maps[2].residual.tolist()
+    assert integrated.note == f"sums to {change + residual:.3g} of {change:.3g}"
+    assert "99th percentile" in caption
+
+
+def test_a_gallery_breaks_into_rows_of_four(composed):
+    pl.gallery([explained(explain=pl.SimpleGradient())] * 6)
+    assert [len(row) for row in composed[0][0]] == [4, 3]
+
+
+@pytest.mark.doors
+def test_a_gallery_of_nothing_or_of_a_bare_tensor_is_refused():
+    with pytest.raises(pl.ArgumentError, match="at least one attribution"):
+        pl.gallery([])
+    with pytest.raises(pl.ArgumentError, match="read from a picture"):
+        pl.gallery([pl.SimpleGradient()(MODEL, uniform(1, 3, 16, 16))])
+
+
+# maps of cells
+
+
+def test_a_map_of_cells_is_drawn_with_the_pixels_of_the_input(composed):
+    a = explained(explain=pl.GradCAM())
+    assert a.scores.shape[2:] == (7, 7)
+    pl.page([a])
+    [[panels]] = [rows for rows, _, _ in composed]
+    assert panels[1].bar.values.shape == (16, 16)
+
+
+def test_the_uncertainty_of_a_map_of_cells_is_that_of_its_cells():
+    a = explained(explain=pl.SmoothGrad(base=pl.GradCAM(), n_samples=32))
+    found = certain_blocks(a, block=2)
+    assert found.pixels.shape == (16, 16)
+    columns = (np.arange(16) + 0.5) * 7 // 16  # of which cell each pixel is
+    for cell in range(7):
+        assert (found.pixels[:, columns == cell] == found.pixels[:, columns == cell][:, :1]).all()
+
+
+# comparison
 
 
 @pytest.mark.doors

@@ -24,9 +24,9 @@ from PIL import Image, PngImagePlugin
 
 from pellucid.core.input import View
 from pellucid.errors import OutputError
-from pellucid.modalities.image.heatmap import CHANNELS, Heatmap
+from pellucid.modalities.image.heatmap import CHANNELS, Heatmap, spread
 
-__all__ = ["Drawing", "Panel", "Sheet", "colours", "compose", "inscribed", "overlay_pixels", "reduced"]
+__all__ = ["Drawing", "Panel", "Sheet", "colours", "compose", "cropped", "inscribed", "overlay_pixels", "reduced"]
 
 _DPI = 100
 _SIDE = 448  # pixels of a panel: twice those of most networks' inputs
@@ -101,12 +101,12 @@ def overlay_pixels(view: View, heat: Heatmap) -> UInt8[np.ndarray, "h w 3"]:
     photo = view.preview.numpy()
     high, wide = photo.shape[:2]
     left, top, right, bottom = view.geometry["box"]
-    down = _weights(high, top, bottom, heat.values.shape[0])
-    along = _weights(wide, left, right, heat.values.shape[1]).T
-    spread = down @ _scaled(heat) @ along
-    opacity = spread[..., None] ** 2  # in proportion to it, the many small values would be a haze over the photo
+    down = spread(high, top, bottom, heat.values.shape[0]).astype(np.float32)
+    along = spread(wide, left, right, heat.values.shape[1]).T.astype(np.float32)
+    scaled = down @ _scaled(heat) @ along
+    opacity = scaled[..., None] ** 2  # in proportion to it, the many small values would be a haze over the photo
     grey = photo.mean(-1, keepdims=True, dtype=np.float32)
-    blended = (38 + 0.7 * grey) * (1 - opacity) + _coloured(spread, heat.signed) * opacity
+    blended = (38 + 0.7 * grey) * (1 - opacity) + _coloured(scaled, heat.signed) * opacity
     blended[down @ ~np.isfinite(heat.values) @ along > 0] = _BROKEN
     seen = np.zeros((high, wide), dtype=bool)
     seen[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = True
@@ -124,6 +124,16 @@ def reduced(view: View) -> View:
     left, top, right, bottom = view.geometry["box"]
     geometry = {"box": [left * wide, top * high, right * wide, bottom * high], "size": list(small.shape[:2])}
     return View(view.kind, geometry, torch.from_numpy(small))
+
+
+def cropped(view: View) -> View:
+    """What the model sees of the photo, alone and as large as fits into a panel."""
+    photo = Image.fromarray(view.preview.numpy())
+    left, top, right, bottom = view.geometry["box"]
+    share = _SIDE / max(right - left, bottom - top)
+    wide, high = max(round((right - left) * share), 1), max(round((bottom - top) * share), 1)
+    seen = np.array(photo.resize((wide, high), Image.Resampling.BICUBIC, box=(left, top, right, bottom)))
+    return View(view.kind, {"box": [0, 0, wide, high], "size": [high, wide]}, torch.from_numpy(seen))
 
 
 def inscribed(pixels: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -246,17 +256,6 @@ def _scaled(heat: Heatmap) -> Float[np.ndarray, "h w"]:
 def _coloured(scaled: Float[np.ndarray, "h w"], signed: bool) -> UInt8[np.ndarray, "h w 3"]:
     rgba = _SIGNED((scaled + 1) / 2, bytes=True) if signed else _UNSIGNED(scaled, bytes=True)
     return np.asarray(rgba[..., :3], dtype=np.uint8)
-
-
-def _weights(pixels: int, low: float, high: float, cells: int) -> Float[np.ndarray, "pixels cells"]:
-    """How much each cell of a map that lies from `low` to `high` counts at each of a photo's pixels.
-
-    Linear interpolation between the cells' centres; where several cells share a pixel, their average.
-    """
-    at = np.clip((np.arange(pixels) + 0.5 - low) / (high - low) * cells - 0.5, 0, cells - 1)
-    reach = max(cells / (high - low), 1)
-    weights = np.maximum(1 - np.abs(at[:, None] - np.arange(cells)) / reach, 0)
-    return np.asarray(weights / weights.sum(1, keepdims=True), dtype=np.float32)
 
 
 def _hatching(high: int, wide: int) -> Bool[np.ndarray, "h w"]:

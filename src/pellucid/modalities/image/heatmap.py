@@ -15,7 +15,7 @@ from pellucid.core.checks import check_choice
 from pellucid.core.recipe import decode
 from pellucid.errors import ArgumentError
 
-__all__ = ["CHANNELS", "Channels", "Heatmap", "reduce_channels", "to_heatmap"]
+__all__ = ["CHANNELS", "Channels", "Heatmap", "reduce_channels", "spread", "to_heatmap"]
 
 Channels = Literal["max_abs", "sum_abs", "abs_sum", "sum", "mean"]
 
@@ -67,15 +67,19 @@ def reduce_channels(scores: Float[Tensor, "c h w"], channels: str) -> Float[np.n
 def to_heatmap(
     a: Attribution,
     *,
-    channels: str = "max_abs",
+    channels: Channels | None = None,
     percentile: float = 99.0,
     limit: float | None = None,
 ) -> Heatmap:
     """The heatmap of one image's attribution; `limit` shares a scale, otherwise it is the percentile of |values|.
 
+    A map of a layer's cells is enlarged to the input, by linear interpolation between the centres of the cells.
+
     Raises:
         ArgumentError: not one image's map, or a setting out of range.
     """
+    card = decode(a.recipe.explainer).card
+    channels = card.channels if channels is None else channels
     check_choice("channels", channels, tuple(CHANNELS))
     if not 0 < percentile <= 100:
         raise ArgumentError(f"`percentile` is over 0 up to 100. Got {percentile!r}.")
@@ -83,7 +87,7 @@ def to_heatmap(
         raise ArgumentError(f"`limit` is the value at the end of the colours, finite and over 0. Got {limit!r}.")
     if len(a) != 1 or a.scores.ndim != 4:
         raise ArgumentError(f"A heatmap shows one image's map (1, C, H, W). Got {tuple(a.scores.shape)}.")
-    values = reduce_channels(a.scores[0], channels)
+    values = _enlarged(reduce_channels(a.scores[0], channels), a.features)
     finite = np.abs(values[np.isfinite(values)])
     found = float(np.percentile(finite, percentile)) if finite.size else 0.0
     if found == 0.0 and finite.size:
@@ -95,9 +99,27 @@ def to_heatmap(
         limit=scale,
         clipped=float((finite > scale).mean()) if finite.size else 0.0,
         channels=channels,
-        unit=decode(a.recipe.explainer).card.unit,
+        unit=card.unit,
         blank=_why_blank(a, finite, values),
     )
+
+
+def _enlarged(values: Float[np.ndarray, "h w"], features: tuple[int, ...]) -> Float[np.ndarray, "h2 w2"]:
+    if len(features) != 3 or values.shape == features[1:]:
+        return values
+    down, along = (spread(new, 0, new, old) for new, old in zip(features[1:], values.shape, strict=True))
+    return np.asarray(down @ values @ along.T)
+
+
+def spread(pixels: int, low: float, high: float, cells: int) -> Float[np.ndarray, "pixels cells"]:
+    """How much each cell of a map that lies from `low` to `high` counts at each of a row of pixels.
+
+    Linear interpolation between the cells' centres; where several cells share a pixel, their average.
+    """
+    at = np.clip((np.arange(pixels) + 0.5 - low) / (high - low) * cells - 0.5, 0, cells - 1)
+    reach = max(cells / (high - low), 1)
+    weights = np.maximum(1 - np.abs(at[:, None] - np.arange(cells)) / reach, 0)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def _why_blank(a: Attribution, finite: np.ndarray, values: np.ndarray) -> str:

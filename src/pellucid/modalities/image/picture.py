@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pellucid.core.attribution import Attribution
+from pellucid.core.card import Per
 from pellucid.core.input import View
 from pellucid.core.recipe import decode
 from pellucid.errors import ArgumentError
@@ -18,18 +19,20 @@ from pellucid.modalities.image.uncertainty import certain_blocks
 if TYPE_CHECKING:
     from pellucid.modalities.image.draw import Drawing, Panel
 
-__all__ = ["comparison_page", "heatmap", "on_one_scale", "overlay", "page"]
+__all__ = ["comparison_page", "completeness", "gallery", "heatmap", "on_one_scale", "overlay", "page"]
 
+_ACROSS = 4  # panels of a gallery's row
 _LABEL = 80  # letters of a label in a title: two lines with its probability
 
 
 def heatmap(
-    a: Attribution, *, channels: Channels = "max_abs", percentile: float = 99.0, limit: float | None = None
+    a: Attribution, *, channels: Channels | None = None, percentile: float = 99.0, limit: float | None = None
 ) -> "Drawing":
     """Each input's map in colour with its class, probability and colour bar; inputs stand side by side.
 
-    `channels` says how channels become one number a pixel ("sum" and "mean" keep the sign), `percentile` of the pixels'
-    magnitudes is the end of the scale unless `limit` gives it. The picture shows itself in a notebook.
+    `channels` says how channels become one number a pixel ("sum" and "mean" keep the sign; by default as the method's
+    card says), `percentile` of the pixels' magnitudes is the end of the scale unless `limit` gives it. The picture
+    shows itself in a notebook.
 
     Raises:
         ArgumentError: not maps of images, or a setting that does not exist.
@@ -49,7 +52,7 @@ def heatmap(
     )
 
 
-def overlay(a: Attribution, *, channels: Channels = "max_abs", percentile: float = 99.0) -> "Drawing":
+def overlay(a: Attribution, *, channels: Channels | None = None, percentile: float = 99.0) -> "Drawing":
     """One input's map over its photo, at the photo's own size; what lies outside the model's crop is hatched.
 
     Raises:
@@ -63,7 +66,7 @@ def overlay(a: Attribution, *, channels: Channels = "max_abs", percentile: float
     return Drawing(inscribed(pixels, heat.blank) if heat.blank else pixels, metadata([a]))
 
 
-def page(each: Sequence[Attribution], *, channels: Channels = "max_abs", percentile: float = 99.0) -> "Drawing":
+def page(each: Sequence[Attribution], *, channels: Channels | None = None, percentile: float = 99.0) -> "Drawing":
     """One photo's maps: overlay, map, and the map where its signal exceeds the sampling error. Several targets of the
     photo stand side by side, on one scale.
 
@@ -92,7 +95,7 @@ def page(each: Sequence[Attribution], *, channels: Channels = "max_abs", percent
     return compose(rows, metadata(each), ". ".join(notes) + ".")
 
 
-def comparison_page(results: Sequence[Stability], *, channels: Channels = "max_abs", noise: str = "") -> "Drawing":
+def comparison_page(results: Sequence[Stability], *, channels: Channels | None = None, noise: str = "") -> "Drawing":
     """Each method's map of an input and of its noised copies, a row a method on one scale, with their similarity."""
     from pellucid.modalities.image.draw import compose
 
@@ -115,8 +118,57 @@ def comparison_page(results: Sequence[Stability], *, channels: Channels = "max_a
     return compose(rows, metadata([result.original for result in results]), caption)
 
 
+def gallery(each: Sequence[Attribution], *, channels: Channels | None = None, percentile: float = 99.0) -> "Drawing":
+    """Several methods' maps of one photo beside each other: the photo as the model sees it, then each over the photo.
+
+    Methods have units of their own, so that each map has its own scale; the rule of the scale is the same.
+
+    Raises:
+        ArgumentError: no maps, or not of one photo that was read from a picture.
+
+    Example:
+        >>> import numpy as np, torch, pellucid as pl
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> model = pl.TorchModel(net, preprocess=pl.ImagePreprocess(size=16))
+        >>> x = model.read(np.zeros((20, 30, 3), dtype=np.uint8) + np.arange(30, dtype=np.uint8)[:, None])
+        >>> pl.gallery([explain(model, x) for explain in (pl.SimpleGradient(), pl.GradCAM())]).pixels.ndim
+        3
+    """
+    from pellucid.modalities.image.draw import Panel, compose, cropped, overlay_pixels
+
+    if not each:
+        raise ArgumentError("A gallery shows at least one attribution. Got none.")
+    seen = cropped(_view(each[0]))
+    panels = [Panel(seen.preview.numpy(), f"the photo as the model sees it\n{title_of(each[0])}")]
+    for a in each:
+        heat = to_heatmap(a, channels=channels, percentile=percentile)
+        title = f"{method_title(decode(a.recipe.explainer))}{taken(a)}"
+        shown = replace(heat, clipped=0.0)  # the caption says it, for all
+        panels.append(Panel(overlay_pixels(cropped(_view(a)), heat), title, completeness(a), bar=shown))
+    rows = [panels[i : i + _ACROSS] for i in range(0, len(panels), _ACROSS)]
+    caption = (
+        f"{each[0].decision.source}, explained: {title_of(each[0])}, by {each[0].recipe.model}. Each scale ends at the "
+        f"{percentile:g}th percentile of its map's magnitudes. Maps of a layer's cells are enlarged between the cells' "
+        "centres."
+    )
+    return compose(rows, metadata(each), caption)
+
+
+def taken(a: Attribution) -> str:
+    """How many samples a map rests on, if it is sampled, in words that follow the method's name."""
+    return f", n = {between(a.estimate.samples, str)}" if max(a.estimate.samples) else ""
+
+
+def completeness(a: Attribution) -> str:
+    """How far a map's sum is from the change of the score that it divides; empty where it divides none."""
+    change = a.recipe.notes.get("change")
+    if a.residual is None or change is None or decode(a.recipe.explainer).card.per is Per.PIXEL:
+        return ""  # FullGrad's terms are divided fully, its map is made of their magnitudes
+    return f"sums to {float(a.residual[0]) + float(change[0]):.3g} of {float(change[0]):.3g}"
+
+
 def on_one_scale(
-    each: Sequence[Attribution], *, channels: Channels = "max_abs", percentile: float = 99.0
+    each: Sequence[Attribution], *, channels: Channels | None = None, percentile: float = 99.0
 ) -> list[Heatmap]:
     """The heatmaps of several attributions, all up to the largest of their own limits, so that colours compare."""
     own = [to_heatmap(a, channels=channels, percentile=percentile) for a in each]
@@ -162,6 +214,8 @@ def method_caption(each: Sequence[Attribution]) -> str:
         if len(known) < len(errors):
             some = f" in {len(errors) - len(known)} of {len(errors)}" if known else ""
             words.append(f"no signal yet{some}")
+    if len(each) == 1 and len(each[0]) == 1 and (whole := completeness(each[0])):
+        words.append(whole)
     return f"{', '.join(words)}, explaining {each[0].recipe.model}"
 
 

@@ -95,6 +95,11 @@ class ImagePreprocess(Preprocess):
     def _std(self) -> np.ndarray:
         return np.atleast_1d(np.asarray(self.std, dtype=np.float64))
 
+    def level(self, value: float) -> torch.Tensor:
+        each = (value - self._mean) / self._std
+        planes = np.broadcast_to(each, (_PLANES[self.channels],))
+        return torch.from_numpy(planes.reshape(-1, 1, 1).copy())
+
     @property
     def bounds(self) -> tuple[float, float]:
         return float((-self._mean / self._std).min()), float(((1 - self._mean) / self._std).max())

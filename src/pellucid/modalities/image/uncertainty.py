@@ -55,13 +55,16 @@ def certain_blocks(a: Attribution, *, block: int = 8, rate: float = 0.05) -> Cer
             f"The uncertainty view needs independent batches of samples, and {a.recipe.explainer['type']} with these "
             "settings keeps none. A SmoothGrad over any method does."
         )
+    coarse = a.features[-1] / a.scores.shape[-1] if len(a.features) == 3 else 1.0
+    cells = max(round(block / coarse), 1)  # `block` is in pixels of the input
     n = a.samples_used
     draws = int(a.estimate.state["draws"][0])
     sums = _batch_sums(a.estimate.batch_means[0], draws)
-    p = sign_flip_p_values(sums, block)
+    p = sign_flip_p_values(sums, cells)
     passed = false_discovery_control(p.ravel()).reshape(p.shape) <= rate
     high, wide = a.scores.shape[2:]
-    pixels = np.repeat(np.repeat(passed, block, 0), block, 1)[:high, :wide]
+    found = np.repeat(np.repeat(passed, cells, 0), cells, 1)[:high, :wide]
+    pixels = _tiled(found, a.features[1:]) if len(a.features) == 3 else found
     caption = (
         f"sampling error only, n = {n}, false discovery rate {100 * rate:g} %; more samples colour more blocks; "
         "grey does not mean unimportant"
@@ -92,6 +95,15 @@ def sign_flip_p_values(sums: Float[np.ndarray, "k c h w"], block: int) -> Float[
         some = products[start : start + _PATTERNS_AT_ONCE].astype(np.float64)
         reached += (some @ between.T >= found - slack).sum(0)
     return np.asarray((reached / len(products)).reshape(rows, columns))
+
+
+def _tiled(cells: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
+    """Each pixel as the cell in which its centre lies."""
+    rows, columns = (
+        np.minimum(((np.arange(side) + 0.5) * count / side).astype(int), count - 1)
+        for side, count in zip(sides, cells.shape, strict=True)
+    )
+    return np.asarray(cells[rows][:, columns])
 
 
 @cache
