@@ -25,8 +25,8 @@ LAYERS = {
     LITE0: {"": "", "last": "head", "middle": "stages.4", "masking": "stages.6", "ablated": "head", "few": "stem"},
     RESNET: {"": "", "last": "layer4", "middle": "layer3", "masking": "layer1", "ablated": "layer3", "few": "relu"},
 }
-"""Layers to be masked and ablated have 256 to 1280 channels, for each of which the peers run the network. grad-cam ablates
-as the paper does only behind a ReLU."""
+"""Layers to be masked and ablated have 256 to 1280 channels, for each of which the peers run the network. Only behind a
+ReLU does grad-cam ablate as the paper does."""
 
 STEPS, SOME = 50, 16  # of methods of many passes, and of the trials that find the best batch
 OURS, HALF = "pellucid", "in bfloat16"

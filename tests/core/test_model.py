@@ -267,3 +267,41 @@ def test_coefficients_are_those_of_a_single_linear_layer():
 def test_other_networks_have_no_coefficients():
     with pytest.raises(pl.MissingNeed, match=r"It|has Linear, ReLU|Linear, ReLU"):
         pl.TorchModel(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).coefficients()
+
+
+class TwoInputs(nn.Module):
+    """Takes (B, 3, 4, 4) and whole numbers, in an order of memory that channels_last does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 3, padding=1)
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, picture: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+        self.seen.append(number)
+        return self.conv(picture).view(len(picture), -1)[:, :4] * number
+
+
+def test_of_several_inputs_whole_numbers_stay_exact_in_half_precision():
+    net = TwoInputs().to(torch.bfloat16)
+    parts = {"picture": uniform(1, 3, 4, 4), "number": torch.tensor([[257]])}
+    pl.SimpleGradient()(pl.TorchModel(net), parts, 0)
+    assert {int(number) for number in net.seen} == {257}
+
+
+def test_a_network_of_several_inputs_that_needs_the_plain_layout_gets_it():
+    net = TwoInputs()
+    parts = {"picture": uniform(2, 3, 4, 4), "number": torch.tensor([[2], [3]])}
+    a = pl.SimpleGradient()(pl.TorchModel(net), parts, 0)
+    x = parts["picture"].clone().requires_grad_()
+    net(x, parts["number"])[:, 0].sum().backward()
+    assert float((a.parts["picture"] - x.grad).abs().max()) <= 1e-6 * float(x.grad.abs().max())
+
+
+def test_a_tail_follows_the_precision_that_is_asked_for():
+    model, x = pl.TorchModel(conv_net()), uniform(2, 3, 9, 9)
+    with model.undisturbed(pl.Key.named("x")) as quiet, quiet.tail(quiet.place(x), "0") as (rest, rows):
+        single = rest.outputs(rows)
+        half = rest.in_precision("bfloat16").outputs(rows)
+    assert not torch.equal(single, half)
+    assert float((single - half).abs().max()) < 0.05 * float(single.abs().max())

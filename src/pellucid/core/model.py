@@ -156,7 +156,9 @@ class TorchModel(Model):
             return Networks([replace(one, bfloat16=self.bfloat16) for one in self.tails.each], self.pool)
         each = zip(self.replicas.nets, self.replicas.devices, strict=True)
         run = [
-            Network(net, device, self.name, self.select, self.bfloat16, self.plain, self.packing, self.output)
+            Network(
+                net, device, self.name, self.select, self.bfloat16, self.plain, self.packing, self.output, self.dtype
+            )
             for net, device in each
         ]
         return Networks(run, self.pool)
@@ -167,7 +169,8 @@ class TorchModel(Model):
     def place(self, x: Tensor) -> Tensor:
         # An inference tensor cannot take part in autograd, and nobody wants gradients in a tensor of their own.
         with torch.inference_mode(False):
-            return x.detach().clone().to(self.device, self.dtype)
+            digits = self.dtype if self.packing is None else torch.promote_types(self.dtype, torch.float32)
+            return x.detach().clone().to(self.device, digits)
 
     @contextmanager
     def undisturbed(self, key: Key, packing: Packing | None = None) -> Iterator[Self]:

@@ -51,7 +51,8 @@ class FactoredGradient(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network and how it is run. `plain` are the shapes that it cannot take in channels_last, learnt as it runs.
+    """A network and how it is run. `plain` are the shapes that it cannot take in channels_last, learnt as it runs;
+    `dtype` is what it takes of several inputs packed into rows, which have digits enough for whole numbers.
 
     Rows are taken from whatever device they are on; what is returned is on the network's own.
     """
@@ -64,6 +65,7 @@ class Network:
     plain: set[tuple[int, ...]]
     packing: Packing | None = None
     kind: OutputKind | None = None
+    dtype: torch.dtype | None = None
 
     def outputs(self, x: Tensor) -> Tensor:
         """The outputs (B, K), without gradients."""
@@ -152,8 +154,8 @@ class Network:
             LayerError: there is no such layer.
         """
         placed = self._laid_out(x)
-        with self._named_errors(x):
-            tail = Tail(self.net, layer, placed, self._run, rows)
+        with self._named_errors(x), self._in_precision():
+            tail = Tail(self.net, layer, placed, self._invoke, rows)
         packing = Packing(("activation", "row"), (tuple(tail.activation.shape[1:]), (1,)), ("float32", "int64"))
         return replace(self, net=tail, packing=packing, plain=set())
 
@@ -220,7 +222,8 @@ class Network:
             try:
                 result = self._run(given)
             except RuntimeError as error:
-                if "view size" not in str(error) or x.ndim != 4 or tuple(x.shape[1:]) in self.plain:
+                pictures = x.ndim == 4 or self.packing is not None
+                if "view size" not in str(error) or not pictures or tuple(x.shape[1:]) in self.plain:
                     raise
                 # x.view(len(x), -1) after a convolution is common, and does not work in channels_last.
                 self.plain.add(tuple(x.shape[1:]))
@@ -232,14 +235,18 @@ class Network:
         return outputs.to(x.dtype)
 
     def _run(self, x: Tensor) -> object:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+        with self._in_precision():
             return self._invoke(x)
+
+    def _in_precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16)
 
     def _invoke(self, x: Tensor) -> object:
         if self.packing is None:
             return self.net(x)
-        parts = self.packing.given(x)
-        parts = [p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p for p in parts]
+        parts = self.packing.given(x, self.dtype)
+        if tuple(x.shape[1:]) not in self.plain:
+            parts = [p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p for p in parts]
         if not self.packing.by_name:
             return self.net(*parts)
         named = dict(zip(self.packing.names, parts, strict=True))

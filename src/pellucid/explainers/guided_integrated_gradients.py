@@ -6,7 +6,8 @@
 Signed, shape of the input, in units of the score. The path is a broken line of `n_steps` steps, which shorten the L1
 distance to the input evenly; no feature may be further than `max_distance` (of the way) from where the straight path
 would have it. Less of the noise that lies beside the straight path is gathered. `residual` reports how far the map's
-sum is from S(x) - S(x').
+sum is from S(x) - S(x'). Of deep networks with ReLU it is large, with the authors' own code as well: features move
+while their gradients are small, and do not stay so. There the path also depends on how the gradients are rounded.
 """
 
 import math
