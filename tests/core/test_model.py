@@ -305,3 +305,46 @@ def test_a_tail_follows_the_precision_that_is_asked_for():
         half = rest.in_precision("bfloat16").outputs(rows)
     assert not torch.equal(single, half)
     assert float((single - half).abs().max()) < 0.05 * float(single.abs().max())
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = [0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls[0] += 1
+        return torch.stack([(x**2).sum(1), (x**3).sum(1)], 1)
+
+
+@pytest.mark.parametrize(
+    "explain", [pl.SimpleGradient(), pl.InputXGradient(), pl.Absolute()], ids=lambda e: e.card.name
+)
+def test_the_clean_pass_serves_for_the_gradient_too(explain):
+    net = Counting()
+    model, x = pl.TorchModel(net), uniform(3, 4)
+    first = explain(model, x)
+    net.calls[0] = 0
+    again = explain(model, x)
+    assert net.calls == [1]
+    assert torch.equal(first.scores, again.scores)
+    assert again.cost == pl.Cost(3, 3)
+
+
+def test_a_target_within_the_network_has_a_pass_of_its_own():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    a = pl.SimpleGradient()(pl.TorchModel(net), uniform(2, 3), pl.Neuron("0", (1,)))
+    assert torch.allclose(a.scores, net[0].weight[1].detach().expand(2, 3))
+
+
+def test_more_inputs_than_fit_one_pass_are_predicted_apart():
+    model, x = pl.TorchModel(conv_net(), micro_batch=2), uniform(5, 3, 9, 9)
+    expected = pl.SimpleGradient()(pl.TorchModel(conv_net()), x).scores
+    a = pl.SimpleGradient()(model, x)
+    assert a.cost == pl.Cost(10, 5)
+    assert float((a.scores - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
+def test_norms_in_training_mode_are_not_run_between_a_pass_and_its_gradient():
+    model, x = pl.TorchModel(conv_net(), mode="as-is"), uniform(5, 3, 9, 9)
+    assert torch.isfinite(pl.SimpleGradient()(model, x).scores).all()

@@ -108,11 +108,13 @@ def test_chunks_are_neighbours_of_nearly_equal_size():
 @pytest.mark.parametrize("precision", [None, "bfloat16"])
 def test_each_device_has_a_thread_in_the_modes_of_the_call(precision):
     net = Recording(conv_net())
+    model = pl.TorchModel(net, device=TWO, precision=precision)
     with torch.inference_mode():
-        pl.SimpleGradient()(pl.TorchModel(net, device=TWO, precision=precision), X, 0)
+        model.predict(X)
+        pl.SimpleGradient()(model, X, 0)
     # A thread that is done with its chunk may take the next one.
     assert {name for name, *_ in net.seen} <= {"pellucid-device_0", "pellucid-device_1"}
-    forward, probe, gradient = net.seen[:2], net.seen[2:4], net.seen[4:]
+    forward, gradient, probe = net.seen[:2], net.seen[2:4], net.seen[4:]
     half = precision is not None
     assert {modes for _, _, modes, *_ in forward} == {(False, False, half)}
     assert {modes for _, _, modes, *_ in (*probe, *gradient)} == {(True, False, half)}

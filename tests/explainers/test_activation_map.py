@@ -398,12 +398,12 @@ def test_channels_may_come_last(method):
 
 @pytest.mark.parametrize(
     ("shape", "convolution", "cells"),
-    [((2, 12), nn.Conv1d, (5,)), ((2, 6, 7, 8), nn.Conv3d, (2, 3, 3))],
+    [((1, 12), nn.Conv1d, (5,)), ((2, 6, 7, 8), nn.Conv3d, (2, 3, 3))],
     ids=["signal", "volume"],
 )
 def test_signals_and_volumes_have_cells_too(shape, convolution, cells):
     count = 4 * math.prod(cells)
-    net = seeded(lambda: nn.Sequential(convolution(2, 4, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(count, 3)))
+    net = seeded(lambda: nn.Sequential(convolution(shape[0], 4, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(count, 3)))
     x = uniform(2, *shape, dtype=torch.float64) - 0.5
     a, g = taken(net, "1", x, first_class)
     places = tuple(range(2, a.ndim))

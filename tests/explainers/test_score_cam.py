@@ -105,9 +105,9 @@ def test_channels_that_mask_everything_share_one_pass():
     assert alike(method(model, X, target=1).scores, expected)
     net.rows.clear()
     a = method(model, X, target=1)
-    # Of each of two inputs: the prediction, the layer's own pass, three live channels and one for three dead ones.
-    assert sum(net.rows) == 2 * (1 + 1 + 3 + 1)
-    assert a.cost == pl.Cost(forward=2 * (1 + 1 + 3 + 1))
+    # Of each of two inputs: the prediction, three live channels and one for three dead ones.
+    assert sum(net.rows) == 2 * (1 + 3 + 1)
+    assert a.cost == pl.Cost(forward=2 * (1 + 3 + 1))
 
 
 def test_one_baseline_for_all_dead_channels():

@@ -15,7 +15,7 @@ from pellucid.core.checks import check_choice, check_count
 from pellucid.core.input import Input, Preprocess
 from pellucid.core.label import Labels
 from pellucid.core.memory import Watch
-from pellucid.core.network import BiasPass, FactoredGradient, LayerPass
+from pellucid.core.network import Ask, BiasPass, FactoredGradient, LayerPass
 from pellucid.core.packing import Packing
 from pellucid.core.prediction import OutputKind, Prediction, recognise
 from pellucid.core.random import Key
@@ -99,9 +99,9 @@ class Model(ABC):
         with self.undisturbed(Key.of(given.tensor), given.packing) as quiet:
             return quiet.prediction(quiet.place(given.tensor))
 
-    def prediction(self, x: Tensor) -> Prediction:
-        """`predict` for a placed tensor inside a call."""
-        outputs = self.outputs(x)
+    def prediction(self, x: Tensor, ask: Ask | None = None) -> Prediction:
+        """`predict` for a placed tensor inside a call; `ask` says what the method goes on from."""
+        outputs = self.clean_outputs(x, ask)
         kind = self.output or recognise(outputs)
         count = kind.classes(outputs)
         labels = self.labels or Labels.numbered(count)
@@ -183,6 +183,10 @@ class Model(ABC):
     @abstractmethod
     def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b *k"]:
         """The outputs, without gradients. Only inside `undisturbed`."""
+
+    def clean_outputs(self, x: Float[Tensor, "b *features"], ask: Ask | None) -> Float[Tensor, "b *k"]:
+        """The outputs; if the method then asks for these rows as announced, their pass need not be made again."""
+        return self.outputs(x)
 
     def scores(self, x: Float[Tensor, "b *features"], targets: Targets) -> Float[Tensor, " b"]:
         """Each row's target, without gradients. Only inside `undisturbed`."""

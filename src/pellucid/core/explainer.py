@@ -4,6 +4,7 @@ import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +18,7 @@ from pellucid.core.card import MethodCard
 from pellucid.core.diagnosis import diagnose, diagnose_inputs, diagnose_map, diagnose_residual
 from pellucid.core.estimate import Estimate
 from pellucid.core.label import Labels
-from pellucid.core.model import Inputs, Model, as_input
+from pellucid.core.model import Ask, Inputs, Model, as_input
 from pellucid.core.prediction import OutputKind, Prediction
 from pellucid.core.random import NOISE, Key
 from pellucid.core.recipe import Recipe, Value, encode
@@ -114,7 +115,7 @@ class Explainer(Method):
         weights = model.fingerprint()
         with model.undisturbed(keys[0], given.packing) as quiet, quiet.watched(len(given)) as watch:
             placed = quiet.place(given.tensor)
-            prediction = quiet.prediction(placed)
+            prediction = quiet.prediction(placed, self.asks(quiet, placed))
             targets = settle(target, prediction)
             scores = quiet.scores(placed, targets) if targets.layers else targets.score(prediction.outputs)
             findings = diagnose_inputs(placed, model.preprocess.bounds if model.preprocess else None)
@@ -138,6 +139,10 @@ class Explainer(Method):
                 memory=None if watch is None else watch.memory(),
                 recipe=recipe_of(self, quiet, weights, placed, targets, inputs, keys, estimate.notes),
             )
+
+    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask | None:
+        """What the method asks first of a pass of the inputs themselves, so that the prediction's serves for it too."""
+        return None
 
     def check_features(self, features: tuple[int, ...]) -> None:
         """Raises ArgumentError, before any work, for inputs of a shape that the method cannot explain."""
@@ -225,12 +230,13 @@ def recipe_of(
         model=model.name,
         run={**model.run(x), "noise": NOISE},
         preprocess=encode(model.preprocess),
-        versions=_versions(),
+        versions=dict(_versions()),
         notes={name: list(values) for name, values in notes.items()},
     )
 
 
-def _versions() -> dict[str, str]:
+@cache
+def _versions() -> Mapping[str, str]:
     return {
         "pellucid": version("pellucid"),
         "torch": torch.__version__,

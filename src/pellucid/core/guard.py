@@ -6,8 +6,9 @@ What a network writes in place into its own weights through `.data` is the one t
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,10 +43,8 @@ def same_network(net: nn.Module, *, evaluate: bool) -> Iterator[None]:
             "Build or load it outside of it."
         )
     with ExitStack() as undo:
-        for module in modules:
-            _keep(module, undo)
-        for buffer in net.buffers():
-            undo.callback(_put_back_values, buffer, buffer.detach().clone())
+        undo.callback(_put_back_each, _put_back_names, [kept for module in modules for kept in _held(module, undo)])
+        undo.callback(_put_back_each, _put_back_values, [(buffer, buffer.detach().clone()) for buffer in net.buffers()])
         for parameter in parameters:
             undo.callback(_put_back_parameter, parameter, parameter.requires_grad, parameter.grad, parameter.data)
         for module in modules:
@@ -58,25 +57,45 @@ def same_network(net: nn.Module, *, evaluate: bool) -> Iterator[None]:
         yield
 
 
-def _keep(module: nn.Module, undo: ExitStack) -> None:
+def _put_back_each(put_back: Callable[..., None], kept: Sequence[tuple[Any, ...]]) -> None:
+    """Each of them, also if one cannot be put back; then its error. A callback for each took milliseconds a call."""
+    failed = None
+    for one in kept:
+        try:
+            put_back(*one)
+        except Exception as error:  # noqa: BLE001  # whatever a stranger's tensor does; the others are still to be done
+            failed = failed or error
+    if failed is not None:
+        raise failed
+
+
+_Names = dict[str, object]
+
+
+def _held(module: nn.Module, undo: ExitStack) -> Iterator[tuple[_Names, _Names | None]]:
+    """The names that a module holds, and what they stand for; None for none at all, so that little is made."""
     if isinstance(module, torch.jit.ScriptModule):  # its attributes live in C++
         if hasattr(module, "training"):  # a frozen one has no mode
             undo.callback(setattr, module, "training", module.training)
         return
     held = vars(module)
-    named = (held["_buffers"], held["_parameters"], held["_modules"], held)
-    undo.callback(_put_back_names, [(names, dict(names)) for names in named])
+    for names in (held["_buffers"], held["_parameters"], held["_modules"], held):
+        yield names, dict(names) if names else None
 
 
-def _put_back_names(kept: list[tuple[dict[str, object], dict[str, object]]]) -> None:
+def _put_back_names(held: _Names, before: _Names | None) -> None:
     """What forward() cached, counted, registered or replaced."""
-    for held, before in kept:
-        for name in held.keys() - before.keys():
-            del held[name]
-        held.update(before)
+    if before is None:
+        held.clear()
+        return
+    for name in held.keys() - before.keys():
+        del held[name]
+    held.update(before)
 
 
 def _put_back_values(buffer: Tensor, before: Tensor) -> None:
+    if torch.equal(buffer, before):
+        return
     same = (buffer == before) | ((buffer != buffer) & (before != before))  # NaN is equal to NaN here
     if not bool(same.all()):
         with torch.no_grad():

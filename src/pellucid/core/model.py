@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -31,7 +31,7 @@ from pellucid.core.heap import kept_heap
 from pellucid.core.input import Preprocess
 from pellucid.core.linear import linear_map
 from pellucid.core.memory import Budget, Watch, available, bytes_of
-from pellucid.core.network import BiasPass, FactoredGradient, LayerPass, Network
+from pellucid.core.network import Ask, Begun, BiasPass, FactoredGradient, LayerPass, Network
 from pellucid.core.output import Selection
 from pellucid.core.packing import Packing
 from pellucid.core.precision import PrecisionTest, compare, has_bfloat16
@@ -43,7 +43,16 @@ from pellucid.core.target import ClassScore, Targets
 from pellucid.core.tuning import Tuning, sizes_up_to, tuned
 from pellucid.errors import ModelError
 
-__all__ = ["UNKNOWN", "BiasPass", "FactoredGradient", "Inputs", "LayerPass", "Model", "TorchModel", "as_input"]
+__all__ = ["UNKNOWN", "Ask", "BiasPass", "FactoredGradient", "Inputs", "LayerPass", "Model", "TorchModel", "as_input"]
+
+
+class Clean(NamedTuple):
+    """The pass of a call's clean inputs, and the networks that made it."""
+
+    x: Tensor
+    ask: Ask
+    networks: Networks
+    begun: list[Begun]
 
 
 class TorchModel(Model):
@@ -121,6 +130,7 @@ class TorchModel(Model):
         self.settled: PrecisionTest | None = None
         self.folded_bytes = 0
         self.tails: Networks | None = None  # from a layer on
+        self.clean: Clean | None = None  # the prediction's pass, while the method may go on from it
 
     @property
     def net(self) -> nn.Module:
@@ -257,21 +267,42 @@ class TorchModel(Model):
         self.passes += Cost(forward=len(x))
         return torch.cat([self.networks.scores(x[part], targets[part]) for part in self._parts(x)])
 
+    def clean_outputs(self, x: Float[Tensor, "b *features"], ask: Ask | None) -> Float[Tensor, "b *k"]:
+        # A graph that waits would not outlast another pass of norms in training mode; under a memory limit one graph is
+        # what was predicted, and the diagnosis may make another.
+        training = self.mode == "as-is" and self.was_training
+        if ask is None or training or self.budget.limit is not None or len(x) > self.rows(x):
+            return super().clean_outputs(x, ask)
+        self.passes += Cost(forward=len(x))
+        networks = self.networks
+        self.clean = Clean(x, ask, networks, networks.begin(x, ask))
+        return networks.outputs_of(self.clean.begun)
+
+    def _clean(self, x: Tensor, targets: Targets, ask: Ask) -> Clean | None:
+        """The clean pass, if the same was asked of it and the targets are of the outputs; it serves once."""
+        clean, self.clean = self.clean, None
+        return clean if clean is not None and clean.x is x and clean.ask == ask and not targets.layers else None
+
     def layer_pass(
         self, x: Float[Tensor, "b *features"], targets: Targets, layers: Sequence[str], *, gradients: bool
     ) -> LayerPass:
         if Needs.ACTIVATIONS not in self.offers:
             return super().layer_pass(x, targets, layers, gradients=gradients)
+        ask = Ask(layers=tuple(layers), gradients=gradients)
+        if (clean := self._clean(x, targets, ask)) is not None:
+            self.passes += Cost(backward=len(x) * gradients)
+            return clean.networks.layer_pass(x, targets, ask, clean.begun)
         self.passes += Cost(forward=len(x), backward=len(x) * gradients)
-        parts = [
-            self.networks.layer_pass(x[part], targets[part], layers, gradients=gradients) for part in self._parts(x)
-        ]
+        parts = [self.networks.layer_pass(x[part], targets[part], ask) for part in self._parts(x)]
         activations, by, scores = zip(*parts, strict=True)
         return LayerPass(_joined(activations), _joined(by), torch.cat(scores))
 
     def bias_pass(self, x: Float[Tensor, "b *features"], targets: Targets) -> BiasPass:
         if Needs.WEIGHTS not in self.offers:
             return super().bias_pass(x, targets)
+        if (clean := self._clean(x, targets, Ask(biases=True))) is not None:
+            self.passes += Cost(backward=len(x))
+            return clean.networks.bias_pass(x, targets, clean.begun)
         self.passes += Cost(forward=len(x), backward=len(x))
         parts = [self.networks.bias_pass(x[part], targets[part]) for part in self._parts(x)]
         gradients, biases, scores = zip(*parts, strict=True)
@@ -322,6 +353,9 @@ class TorchModel(Model):
     def gradient(self, x: Float[Tensor, "b *features"], targets: Targets) -> Float[Tensor, "b *features"]:
         if Needs.GRADIENTS not in self.offers:
             return super().gradient(x, targets)
+        if (clean := self._clean(x, targets, Ask())) is not None:
+            self.passes += Cost(backward=len(x))
+            return clean.networks.gradient(x, targets, clean.begun)
         self.passes += Cost(forward=len(x), backward=len(x))
         parts = [self.networks.gradient(x[part], targets[part]) for part in self._parts(x)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

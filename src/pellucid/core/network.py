@@ -4,7 +4,7 @@ Whatever a stranger's network raises comes out as a ModelError with its cause ke
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pellucid.core.bias import biases
+from pellucid.core.bias import Added, biases
 from pellucid.core.cuts import Cut, at_once, averaged, description, find_cuts, named_cut
 from pellucid.core.layer import last_spatial, tapped, witnessed
 from pellucid.core.output import Selection, check_outputs, selected, takes_names
@@ -22,7 +22,30 @@ from pellucid.core.tail import Tail
 from pellucid.core.target import Targets
 from pellucid.errors import CutError, ModelError, PellucidError
 
-__all__ = ["BiasPass", "FactoredGradient", "LayerPass", "Network"]
+__all__ = ["Ask", "Begun", "BiasPass", "FactoredGradient", "LayerPass", "Network"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a pass is to give besides its outputs: what layers give, or each place where a bias is added; and, if not
+    left out, a graph for gradients by that, or by the input.
+    """
+
+    layers: tuple[str, ...] = ()
+    biases: bool = False
+    gradients: bool = True
+
+
+class Begun(NamedTuple):
+    """A pass of the rows x up to its outputs, which waits for targets. `leaf` is the copy that went through."""
+
+    x: Tensor
+    ask: Ask
+    leaf: Tensor
+    outputs: Tensor
+    taps: tuple[Tensor, ...]
+    added: Sequence[Added]
+    read: Mapping[str, Tensor]
 
 
 class LayerPass(NamedTuple):
@@ -76,58 +99,66 @@ class Network:
         """The outputs (B, K) for rows that require gradients, in whatever gradient mode there is."""
         return self._forward(self._laid_out(x).requires_grad_())
 
-    def scored(self, x: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    def scored(self, x: Tensor, targets: Targets, begun: Begun | None = None) -> tuple[Tensor, Tensor]:
         """A copy of the rows that can be differentiated by, and the sum of their targets."""
-        leaf = self._laid_out(x).requires_grad_()
+        begun = begun or self.begin(x, Ask(), targets.layers)
         with torch.enable_grad():
-            score = self._scores(leaf, targets).sum()
-        return leaf, score
+            return begun.leaf, self._targets_of(begun, targets).sum()
 
     def scores(self, x: Tensor, targets: Targets) -> Tensor:
         """Each row's target, (b,), without gradients."""
-        with torch.no_grad():
-            return _as_map(self._scores(self._laid_out(x), targets))
+        return _as_map(self._targets_of(self.begin(x, Ask(gradients=False), targets.layers), targets))
 
-    def _scores(self, x: Tensor, targets: Targets) -> Tensor:
-        if not targets.layers:
-            return targets.score(self._forward(x))
-        with tapped(self.net, targets.layers) as taps:
-            outputs = self._forward(x)
-        return targets.score(outputs, {name: taps.of(name, len(x)) for name in targets.layers})
+    def begin(self, x: Tensor, ask: Ask, reads: Sequence[str] = ()) -> Begun:
+        """A pass up to the outputs, with what is asked for besides; and what the layers give that targets read.
 
-    def layer_pass(self, x: Tensor, targets: Targets, layers: Sequence[str], *, gradients: bool) -> LayerPass:
-        """What the layers give, and the gradients of the rows' targets by it: a graph from the first layer on only."""
-        with torch.set_grad_enabled(gradients), tapped(self.net, layers, leaves=gradients) as taps:
-            scores = self._scores(self._laid_out(x), targets)
-        found = [taps.of(layer, len(x)) for layer in layers]
+        Of layers there is a graph from the first of them on only.
+        """
+        leaf = self._laid_out(x)
+        with ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(ask.gradients))
+            added = stack.enter_context(biases(self.net)) if ask.biases else []
+            taps = stack.enter_context(tapped(self.net, ask.layers, leaves=ask.gradients)) if ask.layers else None
+            read = stack.enter_context(tapped(self.net, reads)) if reads else None
+            if ask.gradients and not ask.layers:
+                leaf.requires_grad_()
+            outputs = self._forward(leaf)
+        found = () if taps is None else tuple(taps.of(layer, len(x)) for layer in ask.layers)
+        given = {} if read is None else {name: read.of(name, len(x)) for name in reads}
+        return Begun(x, ask, leaf, outputs, found, added, given)
+
+    def layer_pass(self, x: Tensor, targets: Targets, ask: Ask, begun: Begun | None = None) -> LayerPass:
+        """What the layers give, and the gradients of the rows' targets by it if asked for."""
+        begun = begun or self.begin(x, ask, targets.layers)
+        scores = self._targets_of(begun, targets)
         by: tuple[Tensor, ...] = ()
-        if gradients and scores.requires_grad:
+        if ask.gradients and scores.requires_grad:
             with self._named_errors(x):
-                by = torch.autograd.grad(scores.sum(), found, allow_unused=True, materialize_grads=True)
-        elif gradients:
-            by = tuple(torch.zeros_like(tap) for tap in found)
-        return LayerPass(tuple(map(_as_map, found)), tuple(map(_as_map, by)), _as_map(scores))
+                by = torch.autograd.grad(scores.sum(), begun.taps, allow_unused=True, materialize_grads=True)
+        elif ask.gradients:
+            by = tuple(torch.zeros_like(tap) for tap in begun.taps)
+        return LayerPass(tuple(map(_as_map, begun.taps)), tuple(map(_as_map, by)), _as_map(scores))
 
-    def bias_pass(self, x: Tensor, targets: Targets) -> BiasPass:
+    def bias_pass(self, x: Tensor, targets: Targets, begun: Begun | None = None) -> BiasPass:
         """The gradient, and each bias of the network times the gradient where it is added."""
-        with biases(self.net) as added:
-            leaf = self._laid_out(x).requires_grad_()
-            with torch.enable_grad():
-                scores = self._scores(leaf, targets)
+        begun = begun or self.begin(x, Ask(biases=True), targets.layers)
+        scores = self._targets_of(begun, targets)
         if not scores.requires_grad:
-            return BiasPass(_as_map(torch.zeros_like(leaf)), (), _as_map(scores))
+            return BiasPass(_as_map(torch.zeros_like(begun.leaf)), (), _as_map(scores))
         with self._named_errors(x):
-            gradient, *by = torch.autograd.grad(
-                scores.sum(), [leaf, *(one.at for one in added)], allow_unused=True, materialize_grads=True
-            )
-        products = [_as_map(g) * one.bias for g, one in zip(by, added, strict=True)]
+            places = [begun.leaf, *(one.at for one in begun.added)]
+            gradient, *by = torch.autograd.grad(scores.sum(), places, allow_unused=True, materialize_grads=True)
+        products = [_as_map(g) * one.bias for g, one in zip(by, begun.added, strict=True)]
         if len(x) > 1 and any(len(product) != len(x) for product in products):  # rows of windows: whose, shows in one
             single = [self.bias_pass(x[i : i + 1], targets[i : i + 1]) for i in range(len(x))]
-            biases_of = zip(*(one.biases for one in single), strict=True)
-            products = [torch.cat(each) for each in biases_of]
+            products = [torch.cat(each) for each in zip(*(one.biases for one in single), strict=True)]
         elif len(x) == 1:
             products = [product if len(product) == 1 else product.flatten()[None] for product in products]
         return BiasPass(_as_map(gradient), tuple(products), _as_map(scores))
+
+    def _targets_of(self, begun: Begun, targets: Targets) -> Tensor:
+        with torch.set_grad_enabled(begun.ask.gradients):
+            return targets.score(begun.outputs, begun.read)
 
     def spatial_layer(self, x: Tensor) -> str:
         """The last layer of inputs like x that gives a grid of cells.
@@ -159,9 +190,9 @@ class Network:
         packing = Packing(("activation", "row"), (tuple(tail.activation.shape[1:]), (1,)), ("float32", "int64"))
         return replace(self, net=tail, packing=packing, plain=set())
 
-    def gradient(self, x: Tensor, targets: Targets) -> Tensor:
+    def gradient(self, x: Tensor, targets: Targets, begun: Begun | None = None) -> Tensor:
         """The gradient of each row's target with respect to that row; zero where none reaches it."""
-        leaf, score = self.scored(x, targets)
+        leaf, score = self.scored(x, targets, begun)
         if not score.requires_grad:  # a constant function, or one computed under no_grad: the diagnosis says so
             return _as_map(torch.zeros_like(leaf))
         return _as_map(self.backward(leaf, score))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.core.fingerprint import marks, tensors_of
-from pellucid.core.network import BiasPass, FactoredGradient, LayerPass, Network
+from pellucid.core.network import Ask, Begun, BiasPass, FactoredGradient, LayerPass, Network
 from pellucid.core.target import Targets
 from pellucid.errors import ArgumentError, ModelError
 
@@ -94,21 +94,32 @@ class Networks:
         """The outputs (B, K), without gradients."""
         return self._gathered(self._shared(divided(len(x), len(self.each)), lambda one, rows: one.outputs(x[rows])))
 
-    def gradient(self, x: Tensor, targets: Targets) -> Tensor:
+    def begin(self, x: Tensor, ask: Ask) -> list[Begun]:
+        """Passes up to the outputs, one for each network's share of the rows."""
+        return self._shared(divided(len(x), len(self.each)), lambda one, rows: one.begin(x[rows], ask))
+
+    def outputs_of(self, begun: Sequence[Begun]) -> Tensor:
+        """The outputs of passes that were begun."""
+        return self._gathered([part.outputs.detach() for part in begun])
+
+    def gradient(self, x: Tensor, targets: Targets, begun: Sequence[Begun] = ()) -> Tensor:
         """The gradient of each row's target with respect to that row."""
-        shares = divided(len(x), len(self.each))
-        return self._gathered(self._shared(shares, lambda one, rows: one.gradient(x[rows], targets[rows])))
+
+        def share(network: Network, rows: slice) -> Tensor:
+            return network.gradient(x[rows], targets[rows], self._of(network, begun))
+
+        return self._gathered(self._shared(divided(len(x), len(self.each)), share))
 
     def scores(self, x: Tensor, targets: Targets) -> Tensor:
         """Each row's target, without gradients."""
         shares = divided(len(x), len(self.each))
         return self._gathered(self._shared(shares, lambda one, rows: one.scores(x[rows], targets[rows])))
 
-    def layer_pass(self, x: Tensor, targets: Targets, layers: Sequence[str], *, gradients: bool) -> LayerPass:
+    def layer_pass(self, x: Tensor, targets: Targets, ask: Ask, begun: Sequence[Begun] = ()) -> LayerPass:
         """What layers give, and the gradients by it."""
 
         def share(network: Network, rows: slice) -> LayerPass:
-            return network.layer_pass(x[rows], targets[rows], layers, gradients=gradients)
+            return network.layer_pass(x[rows], targets[rows], ask, self._of(network, begun))
 
         parts = self._shared(divided(len(x), len(self.each)), share)
         return LayerPass(
@@ -117,10 +128,13 @@ class Networks:
             self._gathered([part.scores for part in parts]),
         )
 
-    def bias_pass(self, x: Tensor, targets: Targets) -> BiasPass:
+    def bias_pass(self, x: Tensor, targets: Targets, begun: Sequence[Begun] = ()) -> BiasPass:
         """The gradient, and each bias times the gradient where it is added."""
-        shares = divided(len(x), len(self.each))
-        parts = self._shared(shares, lambda one, rows: one.bias_pass(x[rows], targets[rows]))
+
+        def share(network: Network, rows: slice) -> BiasPass:
+            return network.bias_pass(x[rows], targets[rows], self._of(network, begun))
+
+        parts = self._shared(divided(len(x), len(self.each)), share)
         return BiasPass(
             self._gathered([part.gradient for part in parts]),
             self._each([part.biases for part in parts]),
@@ -130,6 +144,9 @@ class Networks:
     def tail(self, layer: str, x: Tensor, rows: int) -> "Networks":
         """The networks from this layer on."""
         return Networks([network.tail(layer, x, rows) for network in self.each], self.pool)
+
+    def _of(self, network: Network, begun: Sequence[Begun]) -> Begun | None:
+        return begun[self.each.index(network)] if begun else None
 
     def _each(self, parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         return tuple(self._gathered(each) for each in zip(*parts, strict=True))

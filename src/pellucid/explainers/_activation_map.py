@@ -19,7 +19,7 @@ from pellucid.core.card import Applicability, Cost, MethodCard, Modality, Needs,
 from pellucid.core.estimate import Estimate
 from pellucid.core.explainer import Call, Explainer
 from pellucid.core.grid import Grid, grid_of
-from pellucid.core.model import LayerPass, Model
+from pellucid.core.model import Ask, LayerPass, Model
 from pellucid.core.target import Targets
 from pellucid.errors import ArgumentError, LayerError
 
@@ -71,6 +71,9 @@ class GradientWeighted(ActivationMap):
         self, activation: Float[Tensor, "b k *cells"], gradient: Float[Tensor, "b k *cells"]
     ) -> Float[Tensor, "b k *places"]:
         """How much each channel counts, everywhere alike or cell by cell."""
+
+    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask:
+        return Ask(layers=self.layers(model, x))
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         layers = self.layers(model, x)
@@ -136,10 +139,10 @@ def grid_at(name: str, activation: Tensor, model: Model, x: Tensor) -> Grid:
 
 def check_pictures(title: str, features: tuple[int, ...]) -> None:
     """Raises ArgumentError for inputs of which it is not known what axes are places: (T, C) or (C, T)."""
-    if len(features) < 3:
+    if len(features) < 3 and features[:-1] != (1,):
         raise ArgumentError(
-            f"{title} takes maps to the places of the input, for pictures (B, C, H, W) or volumes. Got inputs "
-            f"{features}."
+            f"{title} takes maps to the places of the input, for pictures (B, C, H, W), volumes, or signals (B, 1, T). "
+            f"Got inputs {features}."
         )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from pellucid.core.card import Cost, MethodCard, Needs
 from pellucid.core.estimate import Estimate
 from pellucid.core.explainer import Call
-from pellucid.core.model import Model
+from pellucid.core.model import Ask, Model
 from pellucid.core.target import Targets
 from pellucid.explainers._activation_map import ActivationMap, card_of, fused, grid_at
 
@@ -44,6 +44,9 @@ class EigenCAM(ActivationMap):
             needs=Needs.NOTHING,
             caveats=("the same map for every class",),
         )
+
+    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask:
+        return Ask(layers=self.layers(model, x), gradients=False)
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         layers = self.layers(model, x)

@@ -18,7 +18,7 @@ from pellucid.core.card import Applicability, Cost, MethodCard, Modality, Needs,
 from pellucid.core.estimate import Estimate
 from pellucid.core.explainer import Call, Explainer
 from pellucid.core.grid import grid_of
-from pellucid.core.model import Model
+from pellucid.core.model import Ask, Model
 from pellucid.core.target import Targets
 from pellucid.explainers._activation_map import check_pictures, resized
 
@@ -59,6 +59,9 @@ class FullGrad(Explainer):
             modalities=frozenset({Modality.IMAGE, Modality.AUDIO}),
             caveats=("networks of ReLU and of norms with fixed statistics only: read the residual",),
         )
+
+    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask:
+        return Ask(biases=True)
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         features = model.features(x)

@@ -14,7 +14,7 @@ from torch import Tensor
 from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Scope, Stage
 from pellucid.core.estimate import Estimate
 from pellucid.core.explainer import Call, Explainer
-from pellucid.core.model import Model
+from pellucid.core.model import Ask, Model
 from pellucid.core.target import Targets
 
 __all__ = ["InputXGradient"]
@@ -47,6 +47,9 @@ class InputXGradient(Explainer):
             channels="sum",
             caveats=("agnostic among differentiable models only", "zero where the model's input is zero"),
         )
+
+    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask:
+        return Ask()
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         gradient = model.gradient(x, targets)

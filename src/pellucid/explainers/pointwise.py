@@ -14,7 +14,7 @@ from torch import Tensor
 from pellucid.core.card import MethodCard
 from pellucid.core.estimate import Estimate
 from pellucid.core.explainer import Call, Explainer
-from pellucid.core.model import Model
+from pellucid.core.model import Ask, Model
 from pellucid.core.target import Targets
 from pellucid.explainers.simple_gradient import SimpleGradient
 
@@ -39,6 +39,9 @@ class Absolute(Explainer):
     def card(self) -> MethodCard:
         card = self.base.card
         return replace(card, name=f"absolute-{card.name}", title=f"|{card.title}|", channels="max_abs", sampled=False)
+
+    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask | None:
+        return self.base.asks(model, x)
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         return _changed(self.base.attribute(model, x, targets, call), torch.abs)
@@ -69,6 +72,9 @@ class Squared(Explainer):
             channels="max_abs",
             sampled=False,
         )
+
+    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask | None:
+        return self.base.asks(model, x)
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         return _changed(self.base.attribute(model, x, targets, call), torch.square)

@@ -12,7 +12,7 @@ from torch import Tensor
 from pellucid.core.card import MethodCard, Per
 from pellucid.core.estimate import Estimate
 from pellucid.core.explainer import Call, Explainer
-from pellucid.core.model import Model
+from pellucid.core.model import Ask, Model
 from pellucid.core.target import Targets
 from pellucid.explainers._activation_map import check_pictures, resized
 from pellucid.explainers.simple_gradient import SimpleGradient
@@ -38,6 +38,9 @@ class Upsampled(Explainer):
         card = self.base.card
         per = Per.PIXEL if card.per is Per.CELL else card.per
         return replace(card, name=f"upsampled-{card.name}", title=f"up-sampled {card.title}", sampled=False, per=per)
+
+    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask | None:
+        return self.base.asks(model, x)
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         found = self.base.attribute(model, x, targets, call)
@@ -75,6 +78,9 @@ class MinMax(Explainer):
             channels="max_abs",
             sampled=False,
         )
+
+    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask | None:
+        return self.base.asks(model, x)
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         found = self.base.attribute(model, x, targets, call)

@@ -17,7 +17,7 @@ from pellucid.core.baseline import Baseline, Zeros, standing_in
 from pellucid.core.card import Cost, MethodCard, Needs
 from pellucid.core.estimate import Estimate
 from pellucid.core.explainer import Call
-from pellucid.core.model import Model
+from pellucid.core.model import Ask, Model
 from pellucid.core.target import Targets
 from pellucid.errors import ArgumentError
 from pellucid.explainers._activation_map import ActivationMap, card_of, check_pictures, fused, grid_at, resized
@@ -62,6 +62,9 @@ class ScoreCAM(ActivationMap):
             needs=Needs.NOTHING,
             caveats=(caveat,),
         )
+
+    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask:
+        return Ask(layers=self.layers(model, x), gradients=False)
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         layers = self.layers(model, x)

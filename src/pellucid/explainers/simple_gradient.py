@@ -14,7 +14,7 @@ from torch import Tensor
 from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Scope, Stage
 from pellucid.core.estimate import Estimate
 from pellucid.core.explainer import Call, Explainer
-from pellucid.core.model import Model
+from pellucid.core.model import Ask, Model
 from pellucid.core.target import Targets
 
 __all__ = ["SimpleGradient"]
@@ -45,6 +45,9 @@ class SimpleGradient(Explainer):
             reference="Simonyan et al. 2013, arXiv:1312.6034",
             caveats=("agnostic among differentiable models only", "noisy: shattered by piecewise-linear networks"),
         )
+
+    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask:
+        return Ask()
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         return Estimate.exact(model.gradient(x, targets))
