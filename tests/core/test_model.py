@@ -348,3 +348,21 @@ def test_more_inputs_than_fit_one_pass_are_predicted_apart():
 def test_norms_in_training_mode_are_not_run_between_a_pass_and_its_gradient():
     model, x = pl.TorchModel(conv_net(), mode="as-is"), uniform(5, 3, 9, 9)
     assert torch.isfinite(pl.SimpleGradient()(model, x).scores).all()
+
+
+class Writing(nn.Module):
+    """Counts its passes in place, in a buffer that the gradient needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        return (x * self.count).sum(1, keepdim=True)
+
+
+def test_a_network_that_writes_into_what_its_graph_needs_has_a_pass_of_its_own():
+    a = pl.SimpleGradient()(pl.TorchModel(Writing()), uniform(2, 3))
+    assert a.scores.unique().tolist() in ([2.0], [3.0])  # of its second or third pass
+    assert {f.code for f in a.findings} <= {"train-mode"}

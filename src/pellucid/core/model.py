@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -44,6 +44,9 @@ from pellucid.core.tuning import Tuning, sizes_up_to, tuned
 from pellucid.errors import ModelError
 
 __all__ = ["UNKNOWN", "Ask", "BiasPass", "FactoredGradient", "Inputs", "LayerPass", "Model", "TorchModel", "as_input"]
+
+
+T = TypeVar("T")
 
 
 class Clean(NamedTuple):
@@ -278,10 +281,19 @@ class TorchModel(Model):
         self.clean = Clean(x, ask, networks, networks.begin(x, ask))
         return networks.outputs_of(self.clean.begun)
 
-    def _clean(self, x: Tensor, targets: Targets, ask: Ask) -> Clean | None:
-        """The clean pass, if the same was asked of it and the targets are of the outputs; it serves once."""
+    def _from_clean(self, x: Tensor, targets: Targets, ask: Ask, go_on: Callable[[Clean], T]) -> T | None:
+        """What the clean pass gives, if the same was asked of it and the targets are of the outputs; it serves once."""
         clean, self.clean = self.clean, None
-        return clean if clean is not None and clean.x is x and clean.ask == ask and not targets.layers else None
+        if clean is None or clean.x is not x or clean.ask != ask or targets.layers:
+            return None
+        try:
+            found = go_on(clean)
+        except ModelError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            return None  # the network writes into what its graph needs, and the diagnosis ran it in between
+        self.passes += Cost(backward=len(x) * ask.gradients)
+        return found
 
     def layer_pass(
         self, x: Float[Tensor, "b *features"], targets: Targets, layers: Sequence[str], *, gradients: bool
@@ -289,9 +301,9 @@ class TorchModel(Model):
         if Needs.ACTIVATIONS not in self.offers:
             return super().layer_pass(x, targets, layers, gradients=gradients)
         ask = Ask(layers=tuple(layers), gradients=gradients)
-        if (clean := self._clean(x, targets, ask)) is not None:
-            self.passes += Cost(backward=len(x) * gradients)
-            return clean.networks.layer_pass(x, targets, ask, clean.begun)
+        found = self._from_clean(x, targets, ask, lambda c: c.networks.layer_pass(x, targets, ask, c.begun))
+        if found is not None:
+            return found
         self.passes += Cost(forward=len(x), backward=len(x) * gradients)
         parts = [self.networks.layer_pass(x[part], targets[part], ask) for part in self._parts(x)]
         activations, by, scores = zip(*parts, strict=True)
@@ -300,9 +312,10 @@ class TorchModel(Model):
     def bias_pass(self, x: Float[Tensor, "b *features"], targets: Targets) -> BiasPass:
         if Needs.WEIGHTS not in self.offers:
             return super().bias_pass(x, targets)
-        if (clean := self._clean(x, targets, Ask(biases=True))) is not None:
-            self.passes += Cost(backward=len(x))
-            return clean.networks.bias_pass(x, targets, clean.begun)
+        ask = Ask(biases=True)
+        found = self._from_clean(x, targets, ask, lambda c: c.networks.bias_pass(x, targets, c.begun))
+        if found is not None:
+            return found
         self.passes += Cost(forward=len(x), backward=len(x))
         parts = [self.networks.bias_pass(x[part], targets[part]) for part in self._parts(x)]
         gradients, biases, scores = zip(*parts, strict=True)
@@ -353,9 +366,9 @@ class TorchModel(Model):
     def gradient(self, x: Float[Tensor, "b *features"], targets: Targets) -> Float[Tensor, "b *features"]:
         if Needs.GRADIENTS not in self.offers:
             return super().gradient(x, targets)
-        if (clean := self._clean(x, targets, Ask())) is not None:
-            self.passes += Cost(backward=len(x))
-            return clean.networks.gradient(x, targets, clean.begun)
+        found = self._from_clean(x, targets, Ask(), lambda c: c.networks.gradient(x, targets, c.begun))
+        if found is not None:
+            return found
         self.passes += Cost(forward=len(x), backward=len(x))
         parts = [self.networks.gradient(x[part], targets[part]) for part in self._parts(x)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
