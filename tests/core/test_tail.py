@@ -23,7 +23,7 @@ from tests.core.networks import (
     state_of,
     tokens,
 )
-from tests.oracles import uniform
+from tests.oracles import conv_net, uniform
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # as networks write it
 
@@ -357,3 +357,12 @@ def test_a_neuron_after_the_layer_is_read_from_there_on():
     expected = torch.zeros(4, 8, 8, dtype=torch.float64)
     expected[:, 1:4, 2:5] = net.block2.conv1.weight[1].detach()
     torch.testing.assert_close(gradient[:, :-1], expected.flatten().expand(3, -1), **EXACT)
+
+
+def test_a_tail_made_in_half_precision_is_folded_in_single():
+    """Whether norms can be folded is found out in single precision, where nothing converts what autocast gave."""
+    model, x = pl.TorchModel(conv_net(), precision="bfloat16"), uniform(2, 3, 9, 9)
+    at = pl.AtLayer(base=pl.IntegratedGradients(n_steps=4), layer="2")
+    expected = at(pl.TorchModel(conv_net()), x, 0).scores
+    found = at(model, x, 0).scores
+    assert float((found - expected).abs().max()) < 0.05 * float(expected.abs().max())

@@ -74,6 +74,7 @@ class Tail(nn.Module):
         object.__setattr__(self, "inside", net)
         object.__setattr__(self, "module", find(net, layer))
         self.layer, self.x, self.call = layer, x[:1], call
+        self.autocast = torch.is_autocast_enabled(x.device.type)
         self.parts = list(modules_of(net).values())
         with torch.no_grad():
             recording, outputs = self._recorded(x[:1], set(self.parts))
@@ -126,7 +127,7 @@ class Tail(nn.Module):
         rows = index[:, 0].long()
 
         def of_rows(gave: Any) -> Any:
-            return pytree.tree_map_only(Tensor, lambda t: t[rows.to(t.device)], gave)
+            return pytree.tree_map_only(Tensor, lambda t: self._digits(t[rows.to(t.device)]), gave)
 
         with ExitStack() as stack:
             stack.enter_context(as_written(self.inside))
@@ -134,11 +135,16 @@ class Tail(nn.Module):
             for module, gave in self.skipped.items():
                 answers = iter(gave)
                 stack.enter_context(_instead(module, partial(_answer, answers, of_rows)))
-            put = _laid_out(activation.to(self.activation.dtype), self.activation)
+            put = _laid_out(activation.to(self._digits(self.activation[:0]).dtype), self.activation)
             if self.alone:
                 stack.enter_context(_instead(self.module, lambda *args, **kwargs: put))
             stack.enter_context(self._at_its_turn(put))
             return self.call(self.x[rows.to(self.x.device)])
+
+    def _digits(self, t: Tensor) -> Tensor:
+        """What was computed under autocast, in single precision where there is none: nothing else would convert it."""
+        lowered = self.autocast and t.dtype in (torch.bfloat16, torch.float16)
+        return t.float() if lowered and not torch.is_autocast_enabled(t.device.type) else t
 
     @contextmanager
     def _at_its_turn(self, put: Tensor) -> Iterator[None]:
