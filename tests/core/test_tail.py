@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # as networks write it
 
 import pellucid as pl
-from pellucid.core.layer import find
+from pellucid.core.layer import find, modules_of
 
 PICTURES = uniform(3, 3, 8, 8, dtype=torch.float64)
 STEPS = uniform(3, 4, 3, dtype=torch.float64)
@@ -51,7 +51,7 @@ def replaced(net: nn.Module, layer: str, activation: Tensor, x: Tensor) -> Tenso
             return output
         return (activation, *output[1:]) if isinstance(output, tuple) else activation.clone()
 
-    handle = find(net, module).register_forward_hook(put)
+    handle = find(modules_of(net), module).register_forward_hook(put)
     try:
         outputs = net(x.clone())
     finally:

@@ -287,6 +287,7 @@ class _Run:
         fitting = max(self.samples.rows // (len(wave) * self.how.size), 1)
         blocks = -(-(count - start) // fitting)  # as few calls as fit, of nearly equal size
         size = max(-(-(count - start) // max(blocks, 1)), 1)
+        size += size % 2 and size < fitting  # an odd row more keeps one of two threads waiting
         ranges = [range(at, min(at + size, count)) for at in range(start, count, size)]
         for k, indices in enumerate(ranges):
             if k + 1 < len(ranges):

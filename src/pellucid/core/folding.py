@@ -111,7 +111,8 @@ def _together(convolution: Any, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
         if convolution.bias is not None:
             shift = shift + convolution.bias.double() * gain
         weight = convolution.weight
-        scaled = (weight.double() * gain.view(-1, *(1,) * (weight.ndim - 1))).to(weight.dtype)
+        # The vectors in double precision; of the weights themselves a rounding more costs nothing, their copies time.
+        scaled = weight * gain.view(-1, *(1,) * (weight.ndim - 1)).to(weight.dtype)
     layout = torch.channels_last if weight.ndim == 4 else torch.contiguous_format
     frozen = scaled.contiguous(memory_format=layout), shift.to(weight.dtype)
     return nn.Parameter(frozen[0], requires_grad=False), nn.Parameter(frozen[1], requires_grad=False)

@@ -62,10 +62,12 @@ class Key:
         return Key(_hash(b"child", self.digest, index.to_bytes(8, "little")))
 
 
-def normal(stream: Key, index: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Sample `index` of the stream: independent standard normal float32 values of this shape, contiguous."""
+def normal(stream: Key, index: int, shape: tuple[int, ...], out: np.ndarray | None = None) -> np.ndarray:
+    """Sample `index` of the stream: independent standard normal float32 values of this shape, contiguous; in `out` if
+    there is a place for them.
+    """
     bits = np.random.Philox(key=np.frombuffer(stream.digest, dtype="<u8"), counter=[0, 0, 0, index])
-    return np.random.Generator(bits).standard_normal(shape, dtype=np.float32)
+    return np.random.Generator(bits).standard_normal(shape, dtype=np.float32, out=out)
 
 
 def uniform(stream: Key, index: int, count: int) -> np.ndarray:

@@ -72,7 +72,7 @@ class Tail(nn.Module):
         super().__init__()
         # Neither is a module of this one: nothing is done to the network twice.
         object.__setattr__(self, "inside", net)
-        object.__setattr__(self, "module", find(net, layer))
+        object.__setattr__(self, "module", find(modules_of(net), layer))
         self.layer, self.x, self.call = layer, x[:1], call
         self.autocast = torch.is_autocast_enabled(x.device.type)
         self.parts = list(modules_of(net).values())

@@ -122,14 +122,18 @@ class NoisyCopies(Explainer):
         def drawn(inputs: Sequence[int], draws: range, how: Draw) -> np.ndarray:
             first, last = draws.start * how.size, draws.stop * how.size
             if not how.mirrored:
-                return np.stack([[normal(streams[b], i, shape) for i in range(first, last)] for b in inputs])
+                noise = np.empty((len(inputs), last - first, *shape), dtype=np.float32)
+                for row, b in zip(noise, inputs, strict=True):
+                    for place, i in zip(row, range(first, last), strict=True):
+                        normal(streams[b], i, shape, out=place)
+                return noise
             pairs = range(first // 2, last // 2)
             half = np.stack([[normal(streams[b], j, shape) for j in pairs] for b in inputs])
             return np.stack([half, -half], 2).reshape(len(inputs), last - first, *shape)
 
         def draw(inputs: Sequence[int], draws: range, how: Draw) -> tuple[Tensor, Tensor | None]:
             noise = torch.from_numpy(ahead.take((tuple(inputs), draws, how))).to(x.device, x.dtype)
-            copies = (x[inputs, None] + sigma[inputs, None] * noise).flatten(0, 1)
+            copies = noise.mul_(sigma[inputs, None]).add_(x[inputs, None]).flatten(0, 1)
             goals = targets.chosen(inputs).repeat(len(draws) * how.size)
             plain = None
             if how.cuts is None:
