@@ -612,6 +612,7 @@ def test_wrong_usage_is_told_before_any_work(pellucid, folder, words, told):
         (["compare", "cat.jpg", "--methods", ""], "There is no method ''"),
         (["explain", "cat.jpg", "--method", "grad-cam", "--steps", "3"], "grad-cam has no --steps."),
         (["explain", "cat.jpg", "--layer", "head"], "smooth-grad has no --layer."),
+        (["explain", "cat.jpg", "--method", "grad-cam", "--layer", "1,"], "--layer is the name of a module"),
         (["explain", "cat.jpg", "--method", "integrated-gradients", "--baseline", "gold"], "'--baseline'"),
         (["compare", "cat.jpg", "--methods", "simple-gradient", "--samples", "3"], "nothing is sampled"),
         (["compare", "cat.jpg", "--copy-noise", "0"], "'--copy-noise'"),
@@ -823,8 +824,15 @@ def test_a_map_of_a_layer_names_it(pellucid):
     assert said["recipe"]["notes"]["layer"] == ["1"]
 
 
+def test_a_limit_that_is_too_small_is_told_for_methods_without_an_estimator(pellucid):
+    done = pellucid("explain", "cat.jpg", *MODEL, "--method", "grad-cam", "--memory-limit", "1MiB")
+    assert done.code == 1
+    assert "memory_limit='" in done.err
+    assert "defect" not in done.err
+
+
 def test_several_layers_are_fused(pellucid):
-    [said] = pellucid("explain", "cat.jpg", *MODEL, "--method", "gradcam", "--layer", "0,1", "--json").objects
+    [said] = pellucid("explain", "cat.jpg", *MODEL, "--method", "gradcam", "--layer", "0, 1", "--json").objects
     assert said["recipe"]["explainer"]["settings"]["layer"] == ["0", "1"]
 
 

@@ -451,7 +451,9 @@ def _chosen(layer: str | None, baseline: str | None, steps: int | None) -> dict[
     from pellucid.core.baseline import Blur, FeatureMean, Pixel, Zeros
 
     known = {"black": Pixel(0.0), "white": Pixel(1.0), "grey": Pixel(0.5), "mean": FeatureMean(), "blur": Blur()}
-    names = tuple(layer.split(",")) if layer else ()
+    names = () if layer is None else tuple(name.strip() for name in layer.split(","))
+    if layer is not None and not all(names):
+        raise click.UsageError(f"--layer is the name of a module, or several between commas. Got {layer!r}.")
     return {
         "layer": names[0] if len(names) == 1 else names or None,
         "baseline": None if baseline is None else (known | {"zero": Zeros()})[baseline],
@@ -504,7 +506,7 @@ def _explained(
     try:
         return explainer(model, x, target, progress=told), []
     except (CutError, MemoryLimit) as reason:
-        if strict:
+        if strict or "estimator" not in {f.name for f in fields(cast("Any", explainer))}:
             raise
         other: Explainer = replace(cast("Any", explainer), estimator=_estimator("shrunk"))
         first = str(reason).partition(". ")[0]
@@ -608,7 +610,9 @@ def _with_targets(model: "Model", x: "Input", target: str | None, targets: int |
 
     if targets is None:
         return x, target
-    chosen = [index for _, _, index in model.predict(x).top(targets)]
+    prediction = model.predict(x)
+    shown = prediction.kind != "segmentation"  # of which classes that are nowhere have no region
+    chosen = [index for _, value, index in prediction.top(targets) if shown or value > 0]
     n = len(chosen)
     return Input(x.tensor.repeat(n, *(1,) * (x.tensor.ndim - 1)), x.sources * n, x.views * n, x.notes * n), chosen
 

@@ -129,7 +129,7 @@ def test_the_micro_batch_is_kept(explain):
 @everyone
 def test_the_network_is_as_it_was(explain):
     net = net_of(explain)
-    net[4].eval()  # a mixture of modes
+    net[5].eval()  # a mixture of modes
     net[0].weight.requires_grad_(False)
     net[8].weight.grad = torch.ones_like(net[8].weight)
     net[3].register_forward_hook(lambda module, args, out: None)

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from tests.oracles import uniform
@@ -152,3 +154,13 @@ def test_each_part_has_its_own_stand_in_and_held_ones_stay():
 def test_one_input_has_the_stand_in_of_its_baseline():
     x = uniform(2, 3, 4, 4)
     assert torch.equal(standing_in(pl.Pixel(1.0), x, PREPARE, None), pl.Pixel(1.0).values(x, PREPARE))
+
+
+def test_a_background_travels_with_its_rows_and_tells_types_apart():
+    single, double = uniform(3, 2), uniform(3, 2).double()
+    one, other = pl.Background.of(single), pl.Background.of(double)
+    assert one.digest != other.digest
+    assert (one.rows.dtype, other.rows.dtype) == (torch.float32, torch.float64)
+    sent = pickle.dumps(one)
+    pl.Background._kept.pop(one.digest)
+    assert torch.equal(pickle.loads(sent).rows, single)

@@ -216,3 +216,22 @@ def test_the_network_is_afterwards_bit_by_bit_as_before(error):
     with pytest.raises(pl.ModelError, match="the network broke") if error else nullcontext():
         parted(net)
     assert same_state(state_of(net), before)
+
+
+class TurnedNorm(nn.LayerNorm):
+    """Over the channels of a picture, as in ConvNeXt."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(("channels", "wide", "noted"), [(4, 8, 1), (6, 6, 0)])
+def test_a_norm_of_ones_own_that_turns_its_axes_is_read_by_its_shape_or_left_out(channels, wide, noted):
+    net = nn.Sequential(TurnedNorm(channels), nn.Flatten(), nn.Linear(channels * 8 * wide, 2, bias=False))
+    with torch.no_grad():
+        net[0].bias.copy_(uniform(channels))
+    x = uniform(1, channels, 8, wide)
+    with biases(net) as added:
+        net(x.requires_grad_())
+    assert len(added) == noted
+    assert all(one.bias.shape == (1, channels, 1, 1) for one in added)

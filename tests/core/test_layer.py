@@ -443,3 +443,24 @@ def test_the_layer_is_looked_for_once_for_each_shape():
     with quiet(net) as model:
         assert [model.spatial_layer(X), model.spatial_layer(X[:1] + 1)] == ["4", "4"]
         assert passes == [1]
+
+
+@pytest.mark.parametrize("smoothed_first", [False, True])
+def test_the_default_layer_does_not_depend_on_what_was_called_before(smoothed_first):
+    """A norm that is folded gives what its convolution gives: then both would be one place."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    model, x = pl.TorchModel(net), uniform(1, 3, 8, 8)
+    if smoothed_first:
+        pl.SmoothGrad(base=pl.GradCAM(), n_samples=2)(model, x, 0)
+    assert pl.GradCAM()(model, x, 0).recipe.notes["layer"] == ["1"]
+
+
+def test_the_default_layer_of_a_neuron_lies_before_it():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 2))
+    model, x = pl.TorchModel(net), uniform(2, 3, 8, 8)
+    a = pl.GradCAM()(model, x, pl.Neuron("2", (3,)))
+    assert a.recipe.notes["layer"] == ["1", "1"]
+    assert pl.GradCAM()(model, x, 0).recipe.notes["layer"] == ["3", "3"]
+    assert pl.GradCAM()(model, x, pl.Neuron("0", (3,))).recipe.notes["layer"] == ["0", "0"]

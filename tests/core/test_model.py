@@ -366,3 +366,22 @@ def test_a_network_that_writes_into_what_its_graph_needs_has_a_pass_of_its_own()
     a = pl.SimpleGradient()(pl.TorchModel(Writing()), uniform(2, 3))
     assert a.scores.unique().tolist() in ([2.0], [3.0])  # of its second or third pass
     assert {f.code for f in a.findings} <= {"train-mode"}
+
+
+class Noisy(nn.Module):
+    """Draws a dropout in evaluation mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(nn.functional.dropout(x, 0.5, training=True))
+
+
+def test_a_network_that_draws_has_one_map_whether_or_not_the_predictions_pass_serves():
+    net, x = Noisy(), uniform(2, 8)
+    shared = pl.SimpleGradient()(pl.TorchModel(net), x, 0)
+    apart = pl.SimpleGradient()(pl.TorchModel(net, memory_limit="1GiB"), x, 0)
+    assert torch.equal(shared.scores, apart.scores)
+    assert torch.equal(apart.reproduce(pl.TorchModel(net), x).scores, apart.scores)

@@ -29,6 +29,8 @@ from torch.nn import functional as F  # noqa: N812  # as networks write it
 
 import pellucid as pl
 from pellucid.core.layer import find, modules_of
+from pellucid.core.tail import Tail
+from pellucid.core.target import Targets
 
 PICTURES = uniform(3, 3, 8, 8, dtype=torch.float64)
 STEPS = uniform(3, 4, 3, dtype=torch.float64)
@@ -366,3 +368,30 @@ def test_a_tail_made_in_half_precision_is_folded_in_single():
     expected = at(pl.TorchModel(conv_net()), x, 0).scores
     found = at(model, x, 0).scores
     assert float((found - expected).abs().max()) < 0.05 * float(expected.abs().max())
+
+
+def test_only_what_the_tail_takes_is_kept_for_each_input():
+    net = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(4)), nn.Flatten(), nn.Linear(3 * 64, 2)).eval()
+    x = uniform(5, 3, 8, 8)
+    tail = Tail(net, "3", x, net, 2)
+    assert tail.skipped == {}
+    assert {id(module) for module in tail.idle} == {id(net[i]) for i in range(3)}
+    assert all(len(gave) == 1 for runs in tail.idle.values() for gave in runs)
+    with torch.no_grad():
+        found, expected = tail(tail.activation, torch.arange(5)[:, None]), net(x)
+    assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
+
+
+def test_hooks_of_the_users_come_before_what_the_layer_gives():
+    net, x = conv_net().eval(), uniform(2, 3, 9, 9)
+    net[2].register_forward_hook(lambda module, args, output: 3 * output)
+    model = pl.TorchModel(net)
+    target = [pl.ClassScore(0)] * 2
+    with model.undisturbed(pl.Key.named("x")) as quiet:
+        placed = quiet.place(x)
+        targets = Targets(tuple(target), pl.OutputKind.LOGITS)
+        [activation], [gradient], _ = quiet.layer_pass(placed, targets, ["2"], gradients=True)
+        with quiet.tail(placed, "2") as (rest, rows):
+            assert torch.equal(rest.packing.parts(rows)["activation"], activation)
+            by = rest.packing.parts(rest.gradient(rows, targets))["activation"]
+    assert float((by - gradient).abs().max()) <= 1e-6 * float(gradient.abs().max())

@@ -355,3 +355,9 @@ def test_a_neuron_of_a_layer_that_there_is_not_is_refused_and_so_is_one_of_a_fun
 def test_a_neuron_serves_any_kind_of_outputs():
     for prediction in (PREDICTION, MAP, FOUND):
         assert settle(pl.Neuron("a", (0,)), prediction).each == (pl.Neuron("a", (0,)),) * 2
+
+
+def test_lists_become_tuples():
+    assert pl.BoxScore(1, [0, 0, 8, 8]) == pl.BoxScore(1, (0.0, 0.0, 8.0, 8.0))
+    assert pl.Region([2, 2], [0, 4]) == pl.Region((2, 2), (0, 4))
+    assert hash(pl.RegionMean(0, pl.Region([2, 2], [0, 4])))

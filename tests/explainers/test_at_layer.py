@@ -178,3 +178,21 @@ def test_wrong_settings_say_what_to_write(settings, words):
 def test_a_layer_that_there_is_not_is_named_with_its_neighbours():
     with pytest.raises(pl.LayerError, match=r"The network has no layer 'iner'\. Did you mean 'inner'"):
         pl.AtLayer(layer="iner")(pl.TorchModel(seeded(Around)), V)
+
+
+def test_a_sampled_map_at_a_layer_is_drawn_and_says_that_it_cannot_be_extended():
+    model, x = pl.TorchModel(conv_net()), uniform(1, 3, 9, 9)
+    a = pl.AtLayer(base=pl.SmoothGrad(n_samples=4), layer="2")(model, x, 0)
+    assert pl.heatmap(a).pixels.ndim == 3
+    with pytest.raises(pl.ArgumentError, match="no state is kept"):
+        a.extend(model, x, 4)
+
+
+def test_a_background_is_of_the_layers_activations():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    model, x = pl.TorchModel(net), uniform(2, 3, dtype=torch.float64)
+    rows = uniform(1, 4, seed=3, dtype=torch.float64)
+    base = pl.ExpectedGradients(baselines=pl.Background.of(rows), n_samples=3)
+    a = pl.AtLayer(base=base, layer="1")(model, x, 1)
+    expected = (torch.tanh(net[0](x)) - rows) * net[2].weight[1]  # linear from there on: exact with any samples
+    assert torch.allclose(a.scores, expected.detach(), rtol=1e-10)

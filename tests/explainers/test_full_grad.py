@@ -175,3 +175,11 @@ def test_of_several_inputs_it_draws_the_picture_and_counts_all():
 def test_inputs_without_places_are_refused():
     with pytest.raises(pl.ArgumentError, match=r"FullGrad takes maps to the places of the input, .* Got inputs \(4,\)"):
         pl.FullGrad()(pl.TorchModel(nn.Linear(4, 2)), uniform(2, 4))
+
+
+@pytest.mark.doors
+def test_several_pictures_are_refused():
+    net = nn.Module()
+    net.forward = lambda a, b: torch.stack([a.mean((1, 2, 3)), b.mean((1, 2, 3))], 1)
+    with pytest.raises(pl.ArgumentError, match="this network takes several"):
+        pl.FullGrad()(pl.TorchModel(net), {"a": uniform(1, 3, 4, 4), "b": uniform(1, 3, 4, 4)}, 0)

@@ -89,3 +89,10 @@ def test_a_level_map_becomes_zero_and_one_that_is_nearly_so_does_not_fill_the_ra
     tiny = torch.tensor([[1.0, 1.0, 1.0, 1.0 + 1e-9]], dtype=torch.float64)
     found = pl.MinMax()(pl.TorchModel(Linear(tiny)), torch.ones(1, 4, dtype=torch.float64), 0).scores
     assert float(found.max()) == pytest.approx(1e-9 / (1e-9 + 1e-7), rel=1e-6)
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize("wrap", [pl.Upsampled, pl.MinMax])
+def test_a_sampled_base_would_lose_its_error_and_is_refused(wrap):
+    with pytest.raises(pl.ArgumentError, match="put SmoothGrad around it"):
+        wrap(base=pl.SmoothGrad(base=pl.GradCAM()))

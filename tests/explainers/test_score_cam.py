@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from tests.explainers.cells import X, alike, curved, enlarged, seeded
+from tests.oracles import uniform
 from torch import Tensor, nn
 
 import pellucid as pl
@@ -200,3 +201,19 @@ def test_a_baseline_is_a_baseline():
 def test_black_needs_to_be_known():
     with pytest.raises(pl.ArgumentError, match="preprocess"):
         pl.ScoreCAM(baseline=pl.Pixel(0.0))(pl.TorchModel(curved()), X, target=0)
+
+
+def test_of_several_inputs_a_held_part_of_the_pictures_shape_is_not_masked():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+
+        def forward(self, picture, mask):
+            return (self.conv(picture).relu().mean((2, 3)) * (1 + mask.float().mean((1, 2, 3)))[:, None])[:, :2]
+
+    picture, mask = uniform(1, 1, 12, 12), torch.ones(1, 1, 12, 12, dtype=torch.int64)
+    model = pl.TorchModel(Two())
+    one = pl.ScoreCAM(layer="conv")(model, {"mask": mask, "picture": picture}, 0).scores
+    other = pl.ScoreCAM(layer="conv")(model, {"picture": picture, "mask": mask}, 0).scores
+    assert torch.equal(one, other)

@@ -40,19 +40,34 @@ def child(mutant: Mutant, folder: Path) -> int:
     return int(pytest.main([*options, *mutant.tests]))
 
 
-def run(mutant: Mutant) -> int:
-    """Fork, run, collect."""
-    with tempfile.TemporaryDirectory() as folder:
-        pid = os.fork()
-        if pid == 0:
-            code = 101
-            try:
-                code = child(mutant, Path(folder))
-            finally:
-                os._exit(code)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def start(mutant: Mutant, folder: Path) -> int:
+    """Fork; the number of the process that runs the mutant's tests."""
+    pid = os.fork()
+    if pid == 0:
+        code = 101
+        try:
+            code = child(mutant, folder)
+        finally:
+            os._exit(code)
+    return pid
+
+
+def run(mutants: list[Mutant]) -> dict[str, int]:
+    """The exit code of each, as many at once as there are processors."""
+    waiting, running, codes = list(reversed(mutants)), {}, {}
+    while waiting or running:
+        if waiting and len(running) < (os.cpu_count() or 1):
+            folder = tempfile.TemporaryDirectory()
+            mutant = waiting.pop()
+            running[start(mutant, Path(folder.name))] = mutant, folder
+            continue
+        pid, status = os.wait()
+        mutant, folder = running.pop(pid)
+        codes[mutant.name] = os.waitstatus_to_exitcode(status)
+        folder.cleanup()
+    return codes
 
 
 if __name__ == "__main__":
     wanted = sys.argv[1:]
-    print(json.dumps({m.name: run(m) for m in MUTANTS if not wanted or m.name in wanted}))
+    print(json.dumps(run([m for m in MUTANTS if not wanted or m.name in wanted])))

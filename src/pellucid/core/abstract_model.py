@@ -155,6 +155,9 @@ class Model(ABC):
         quiet.passes, quiet.trials, quiet.planned = Cost(), Cost(), (1, 0)
         yield quiet
 
+    def restart(self) -> None:  # noqa: B027  # most models draw nothing
+        """Let a network that draws random numbers draw those of the call's beginning again."""
+
     @contextmanager
     def watched(self, inputs: int) -> Iterator[Watch | None]:
         """Within, the call explains so many inputs; gives the watch over its memory if there is a limit."""
@@ -240,8 +243,9 @@ class Model(ABC):
         """
         raise MissingNeed(f"{self.name} offers {self.offers}, but no modules.")
 
-    def spatial_layer(self, x: Float[Tensor, "b *features"]) -> str:
-        """The last layer that gives a grid of cells for inputs like x. Only inside `undisturbed`.
+    def spatial_layer(self, x: Float[Tensor, "b *features"], reads: Sequence[str] = ()) -> str:
+        """The last layer that gives a grid of cells for inputs like x; the last before layers that targets read. Only
+        inside `undisturbed`.
 
         Raises:
             LayerError: there is none.

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -89,7 +89,7 @@ class Pixel(Baseline):
         if preprocess is None:
             raise ArgumentError(
                 f"{self!r} is a value in the original, but what this model's inputs are made of is not known. Make the "
-                "model with preprocess=..., or give the value in the model's units: Constant(value)."
+                "model with preprocess=..., or give the value in the model's units (or a layer's): Constant(value)."
             )
         return preprocess.level(self.value).to(x).expand_as(x).clone()
 
@@ -186,9 +186,12 @@ class Background(Value):
         tensor = rows if isinstance(rows, Tensor) else pack(rows)[0]
         if tensor.ndim < 2 or not len(tensor) or not tensor.is_floating_point():
             raise ArgumentError(f"A background is a tensor (N, *features) of inputs. Got {tuple(tensor.shape)}.")
-        digest = Key.of(tensor).hex
+        digest = f"{Key.of(tensor).hex}-{str(tensor.dtype).removeprefix('torch.')}"
         cls._kept[digest] = tensor.detach().cpu().clone()
         return cls(digest, len(tensor))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Background.of, (self._kept[self.digest],)) if self.digest in self._kept else super().__reduce__()  # type: ignore[return-value]  # a tuple, here
 
     @property
     def rows(self) -> Tensor:

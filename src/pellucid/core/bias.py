@@ -40,8 +40,8 @@ def biases(net: nn.Module) -> Iterator[list[Added]]:
             bias = _bias(module)
             if bias is None or not isinstance(output, Tensor) or not output.requires_grad:
                 return output
-            last = isinstance(module, _LAST_AXIS)
-            if not last and (bias.ndim != 1 or output.ndim < 2 or output.shape[1] != len(bias)):
+            last = _on_last_axis(module, bias, output)
+            if last is None:
                 return output  # a stranger's module, which does something else with it
             shape = bias.shape if last else (1, -1, *(1,) * (output.ndim - 2))
             added.append(Added(output, bias.detach().view(shape).to(_digits(output))))
@@ -53,6 +53,17 @@ def biases(net: nn.Module) -> Iterator[list[Added]]:
             if not wrapped and (isinstance(module, _NORMS) or (not scripted and isinstance(_own(module), Tensor))):
                 stack.callback(module.register_forward_hook(note).remove)
         yield added
+
+
+def _on_last_axis(module: nn.Module, bias: Tensor, output: Tensor) -> bool | None:
+    """Whether the bias lies along the last axes of what the module gives, or along its channels; None if neither."""
+    if type(module) in _LAST_AXIS:
+        return True
+    channels = bias.ndim == 1 and output.ndim >= 2 and output.shape[1] == len(bias)
+    if not isinstance(module, _LAST_AXIS):
+        return False if channels else None
+    last = tuple(output.shape[output.ndim - bias.ndim :]) == tuple(bias.shape)  # a module of one's own may turn axes
+    return None if channels == last else last
 
 
 def _digits(x: Tensor) -> torch.dtype:

@@ -124,6 +124,7 @@ class Explainer(Method):
             if watch is not None and progress is not None:
                 samples = self.card.cost.forward * len(given)
                 watch.tell = lambda peak: progress(Progress(0, samples, None, peak))
+            quiet.restart()  # whether or not the prediction's pass serves for the method
             estimate = self.attribute(quiet, placed, targets, Call(keys, report, progress is not None, earlier))
             findings += diagnose_map(estimate.values, self.card.per) + diagnose_residual(estimate)
             return Attribution(

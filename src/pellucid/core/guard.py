@@ -119,10 +119,15 @@ def same_random_state(device: torch.device, seed: int) -> Iterator[None]:
         undo.callback(random.setstate, random.getstate())
         on_gpu = device.type == "cuda"
         undo.enter_context(torch.random.fork_rng([device] if on_gpu else []))
-        # Not torch.manual_seed, which seeds every accelerator there is, also those whose state is not kept.
-        torch.default_generator.manual_seed(seed)
-        if on_gpu:
-            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
+        seed_all(device, seed)
         yield
+
+
+def seed_all(device: torch.device, seed: int) -> None:
+    """Begin the random numbers that networks draw."""
+    # Not torch.manual_seed, which seeds every accelerator there is, also those whose state is not kept.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

@@ -200,6 +200,7 @@ def witnessed(net: nn.Module) -> Iterator[list[Ran]]:
         known: dict[nn.Module, str] = {}
         for name, module in modules_of(net).items():
             known.setdefault(module, name)
+        stack.enter_context(unfolded(set(known)))
 
         def note(module: nn.Module, args: Any, output: Any) -> None:
             counts[module] = counts.get(module, 0) + 1
@@ -214,20 +215,22 @@ def witnessed(net: nn.Module) -> Iterator[list[Ran]]:
         yield order
 
 
-def last_spatial(order: Sequence[Ran], outputs: Tensor, features: tuple[int, ...], leaf: Tensor) -> str:
-    """The last layer with a grid of cells, before pooling, on which the score depends at its cells.
+def last_spatial(
+    order: Sequence[Ran], outputs: Sequence[Tensor], features: tuple[int, ...], leaf: Tensor, *, own: bool = False
+) -> str:
+    """The last layer with a grid of cells, before pooling, on which the outputs depend at its cells.
 
-    One that every path from the input to the outputs passes, if there is one; not the outputs themselves. The name is
-    that of the outermost module which gives this activation.
+    One that every path from the input to the outputs passes, if there is one; not the outputs themselves, unless their
+    `own` layer will do. The name is that of the outermost module which gives this activation.
 
     Raises:
         LayerError: no layer gives such a map.
     """
-    own = _of_outputs(outputs)
-    depends = [ran for ran in order if ran.name and ran.cut is not None and ran.cut.node not in own]
+    ends = set().union(*map(_of_outputs, outputs))
+    depends = [ran for ran in order if ran.name and ran.cut is not None and (own or ran.cut.node not in ends)]
     spatial = [ran for ran in depends if grid_of(ran.shape, features) is not None]
-    weights = torch.linspace(1, 2, outputs[0].numel(), dtype=outputs.dtype, device=outputs.device)
-    score = (outputs.flatten(1) * weights).sum()
+    flat = torch.cat([each.flatten(1) for each in outputs], 1)
+    score = (flat * torch.linspace(1, 2, flat.shape[1], dtype=flat.dtype, device=flat.device)).sum()
     told = _reached(spatial[-_LOOKED_AT:], score, leaf, features) if spatial and score.requires_grad else []
     passed = set(separators(score)) if told else set()
     for among in ([ran for ran in told if ran.cut is not None and ran.cut.node in passed], told):
@@ -269,5 +272,5 @@ def _reached(runs: Sequence[Ran], score: Tensor, leaf: Tensor, features: tuple[i
                     found.add(i)
 
             stack.callback(ran.cut.node.register_prehook(keep).remove)
-        torch.autograd.grad(score, leaf, allow_unused=True)
+        torch.autograd.grad(score, leaf, allow_unused=True, retain_graph=True)
     return [ran for i, ran in enumerate(runs) if i in found]

@@ -26,7 +26,7 @@ from pellucid.core.depthwise import strides_in_single
 from pellucid.core.fingerprint import hash_of, marks
 from pellucid.core.folding import find_pairs, folded, is_plain
 from pellucid.core.footprint import Footprint, measured
-from pellucid.core.guard import one_call_at_a_time, same_network, same_random_state
+from pellucid.core.guard import one_call_at_a_time, same_network, same_random_state, seed_all
 from pellucid.core.heap import kept_heap
 from pellucid.core.input import Preprocess
 from pellucid.core.linear import linear_map
@@ -129,6 +129,7 @@ class TorchModel(Model):
         self.layers: dict[Hashable, str] = {}  # the last with a grid of cells
         # Within a call:
         self.inside = self.was_training = False
+        self.key: Key | None = None
         self.pool: ThreadPoolExecutor | None = None
         self.settled: PrecisionTest | None = None
         self.folded_bytes = 0
@@ -193,17 +194,22 @@ class TorchModel(Model):
                 self.replicas.follow()
             was_training = any(getattr(module, "training", False) for module in self.net.modules())
             for device in dict.fromkeys(self.replicas.devices):
-                stack.enter_context(same_random_state(device, int.from_bytes(key.digest[:8], "little")))
+                stack.enter_context(same_random_state(device, _seed(key)))
             for net in self.replicas.nets:
                 stack.enter_context(same_network(net, evaluate=self.mode == "eval"))
             if self.budget.limit is None:  # gaps in a heap that is kept are in no prediction
                 stack.enter_context(kept_heap(self.device))
             stack.enter_context(torch.inference_mode(False))
             quiet = stack.enter_context(super().undisturbed(key, packing))
-            quiet.inside, quiet.was_training = True, was_training
+            quiet.inside, quiet.was_training, quiet.key = True, was_training, key
             quiet.budget = self.budget.within()
             quiet.pool = stack.enter_context(workers(self.width)) if self.width > 1 else None
             yield quiet
+
+    def restart(self) -> None:
+        assert self.key is not None  # noqa: S101  # within a call
+        for device in dict.fromkeys(self.replicas.devices):
+            seed_all(device, _seed(self.key))
 
     @contextmanager
     def watched(self, inputs: int) -> Iterator[Watch | None]:
@@ -329,6 +335,7 @@ class TorchModel(Model):
         self.trials += Cost(forward=3)
         rest = copy.copy(self)
         rest.passes, rest.trials = Cost(), Cost()
+        rest.recorded_rows = None  # that of the input's rows
         rest.tails = self.networks.tail(layer, x, self.rows(x))
         first = rest.tails.each[0]
         assert isinstance(first.net, Tail)  # noqa: S101  # just made
@@ -341,18 +348,20 @@ class TorchModel(Model):
             self.passes += rest.passes
             self.trials += rest.trials
 
-    def spatial_layer(self, x: Float[Tensor, "b *features"]) -> str:
+    def spatial_layer(self, x: Float[Tensor, "b *features"], reads: Sequence[str] = ()) -> str:
         if Needs.MODULES not in self.offers:
-            return super().spatial_layer(x)
-        kind = self._kind(x)
+            return super().spatial_layer(x, reads)
+        kind = (self._kind(x), tuple(reads))
         if kind not in self.layers:
             # Of noise, so that it depends on the network and the shape alone.
             probe = torch.from_numpy(normal(Key.named("layer"), 0, (1, *x.shape[1:]))).to(x)
             if self.packing is not None:
                 mask = self.packing.mask(x)
                 probe = probe * mask + x[:1] * (1 - mask)
-            with self.undisturbed(Key.named("layer")) as apart:
-                self.layers[kind] = apart.networks.each[0].spatial_layer(probe)
+            trained = copy.copy(self)
+            trained.mode = "eval"  # norms in training mode take no single row
+            with trained.undisturbed(Key.named("layer")) as apart:
+                self.layers[kind] = apart.networks.each[0].spatial_layer(probe, reads)
             self.trials += Cost(forward=1, backward=1)
         return self.layers[kind]
 
@@ -498,6 +507,10 @@ class TorchModel(Model):
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
         return self.clock()
+
+
+def _seed(key: Key) -> int:
+    return int.from_bytes(key.digest[:8], "little")
 
 
 def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

@@ -20,7 +20,7 @@ from pellucid.core.packing import Packing
 from pellucid.core.prediction import OutputKind
 from pellucid.core.tail import Tail
 from pellucid.core.target import Targets
-from pellucid.errors import CutError, ModelError, PellucidError
+from pellucid.errors import CutError, LayerError, ModelError, PellucidError
 
 __all__ = ["Ask", "Begun", "BiasPass", "FactoredGradient", "LayerPass", "Network"]
 
@@ -160,23 +160,28 @@ class Network:
         with torch.set_grad_enabled(begun.ask.gradients):
             return targets.score(begun.outputs, begun.read)
 
-    def spatial_layer(self, x: Tensor) -> str:
-        """The last layer of inputs like x that gives a grid of cells.
+    def spatial_layer(self, x: Tensor, reads: Sequence[str] = ()) -> str:
+        """The last layer of inputs like x that gives a grid of cells; of layers that targets read, the last before.
 
         Raises:
             LayerError: there is none.
         """
         leaf = self._laid_out(x).requires_grad_()
-        with torch.enable_grad(), witnessed(self.net) as order:
+        with torch.enable_grad(), witnessed(self.net) as order, tapped(self.net, reads) as taps:
             outputs = self._forward(leaf)
-        return last_spatial(order, outputs, self.features(x), leaf)
+        if not reads:
+            return last_spatial(order, [outputs], self.features(x), leaf)
+        ends = [taps.of(name, len(x)) for name in reads]
+        try:
+            return last_spatial(order, ends, self.features(x), leaf)
+        except LayerError:
+            return last_spatial(order, ends, self.features(x), leaf, own=True)
 
     def features(self, x: Tensor) -> tuple[int, ...]:
         """The shape of the input by which grids are told: of several parts, that which most looks like a picture."""
         if self.packing is None:
             return tuple(x.shape[1:])
-        shapes = [s for s, held in zip(self.packing.shapes, self.packing.held, strict=True) if not held]
-        return max(shapes, key=lambda shape: (len(shape) == 3, len(shape)))
+        return self.packing.shapes[self.packing.drawn]
 
     def tail(self, layer: str, x: Tensor, rows: int) -> "Network":
         """The network from this layer on, for these inputs (so many at once): of rows that `packing` packs.

@@ -42,6 +42,12 @@ class Packing(Value):
         """How many features each part has."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
+    @property
+    def drawn(self) -> int:
+        """Which of the explained parts most looks like a picture."""
+        explained = [i for i, held in enumerate(self.held) if not held]
+        return max(explained, key=lambda i: (len(self.shapes[i]) == 3, len(self.shapes[i])))
+
     def parts(self, rows: Float[Tensor, "b features"]) -> dict[str, Tensor]:
         """The parts by name, (B, *shape) each, in the type of the rows."""
         cut = torch.split(rows, list(self.sizes), 1)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pellucid.core.folding import unfolded
@@ -39,6 +40,8 @@ class _Recording:
     """All runs of all modules in one pass."""
 
     clock: int = 0
+    but: Collection[nn.Module] = ()
+    layer: list[Tensor | None] = field(default_factory=list)
     runs: dict[nn.Module, list[_Run]] = field(default_factory=dict)
 
     def run(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -47,12 +50,54 @@ class _Recording:
         self.runs.setdefault(module, []).append(run)
         result = forward(*args, **kwargs)
         run.ended = self._tick()
-        run.gave = pytree.tree_map_only(Tensor, Tensor.clone, result)  # it may be written to
+        if module not in self.but:
+            run.gave = pytree.tree_map_only(Tensor, Tensor.clone, result)  # it may be written to
         return result
+
+    def note(self, module: nn.Module, args: Any, output: Any) -> None:
+        """What the layer gave in the end, after hooks of the user's."""
+        given = first_tensor(output)
+        self.layer.append(None if given is None else given.clone())
 
     def _tick(self) -> int:
         self.clock += 1
         return self.clock
+
+
+class _Watch(TorchFunctionMode):
+    """Notes which of the marked answers are taken by an operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[int, nn.Module] = {}
+        self.held: list[Tensor] = []  # as long as they are, no other tensor has their number
+        self.used: set[nn.Module] = set()
+
+    def marked(self, gave: Any, module: nn.Module) -> Any:
+        """The same, to be recognised."""
+        return _Marked(gave, partial(self._mark, module))
+
+    def _mark(self, module: nn.Module, answer: Any) -> Any:
+        for tensor in pytree.tree_leaves(answer):
+            if isinstance(tensor, Tensor):
+                self.held.append(tensor)
+                self.of[id(tensor)] = module
+        return answer
+
+    def note(self, taken: Any) -> None:
+        """What takes these, takes the answers among them."""
+        self.used |= {self.of[id(leaf)] for leaf in pytree.tree_leaves(taken) if id(leaf) in self.of}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.note((args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+
+class _Marked(NamedTuple):
+    """An answer, and what marks it when it is given."""
+
+    gave: Any
+    mark: Callable[[Any], Any]
 
 
 class Tail(nn.Module):
@@ -67,6 +112,8 @@ class Tail(nn.Module):
     inside: nn.Module
     module: nn.Module
     skipped: dict[nn.Module, list[Any]]
+    idle: dict[nn.Module, list[Any]]
+    """What is skipped too, but only others that are skipped take what it gives: that of one input stands for all."""
 
     def __init__(self, net: nn.Module, layer: str, x: Tensor, call: Callable[[Tensor], Any], rows: int) -> None:
         super().__init__()
@@ -81,24 +128,27 @@ class Tail(nn.Module):
             self.number, _ = self._tap(recording, 1)
             runs = recording.runs[self.module]
             self.alone = len(runs) == 1 and isinstance(runs[0].gave, Tensor)
+            self.idle = {}
             self._take(recording, _skippable(recording, runs[self.number]), 1)
+            used = self._used()
+            self.idle = {module: self.skipped.pop(module) for module in set(self.skipped) - used}
             ends = [_of_row(outputs, 1, 0)] * 2
             if len(x) > 1:
                 ends = self._take_all(x, rows)
             if not self._same(ends):
-                self.skipped, self.turn = {}, self.number + 1
+                self.skipped, self.idle, self.turn = {}, {}, self.number + 1
 
     def _tap(self, recording: _Recording, rows: int) -> tuple[int, Tensor]:
         """Which of its module's runs the layer is, and what it gave for so many inputs."""
         taps = Taps([self.layer])
-        runs = taps.runs[self.layer] = [first_tensor(run.gave) for run in recording.runs.get(self.module, [])]
+        runs = taps.runs[self.layer] = recording.layer
         tap = taps.of(self.layer, rows)
         return [other is tap for other in runs].index(True), tap
 
     def _take(self, recording: _Recording, skipped: Collection[nn.Module], rows: int) -> None:
         """Keep what these modules and the layer gave; and which of its runs the layer is where they are skipped."""
         outer = _outermost(recording, skipped)
-        self.skipped = {module: [run.gave for run in runs] for module, runs in outer.items()}
+        self.skipped = {m: [run.gave for run in runs] for m, runs in outer.items() if m not in self.idle}
         whole = [run for runs in outer.values() for run in runs]
         _, self.activation = self._tap(recording, rows)
         self.turn = sum(not _within(run, whole) for run in recording.runs[self.module][: self.number + 1])
@@ -107,8 +157,8 @@ class Tail(nn.Module):
         """Keep what they give for all inputs, so many at once; the outputs of the first input and of the last."""
         parts, ends = [], []
         for some in x.split(rows):
-            recording, outputs = self._recorded(some, {self.module, *self.skipped})
-            self._take(recording, self.skipped, len(some))
+            recording, outputs = self._recorded(some, {self.module, *self.skipped, *self.idle}, but=self.idle)
+            self._take(recording, (*self.skipped, *self.idle), len(some))
             parts.append((self.skipped, self.activation, len(some)))
             ends += [_of_row(outputs, len(some), row) for row in (0, -1)]
         self.x = x
@@ -119,6 +169,7 @@ class Tail(nn.Module):
             module: [_joined([skipped[module][i] for skipped, _, _ in parts]) for i in range(len(runs))]
             for module, runs in kept.items()
         }
+        self.idle = self.idle if with_rows else {}
         self.turn = self.turn if with_rows else self.number + 1
         return [ends[0], ends[-1]]
 
@@ -129,12 +180,18 @@ class Tail(nn.Module):
         def of_rows(gave: Any) -> Any:
             return pytree.tree_map_only(Tensor, lambda t: self._digits(t[rows.to(t.device)]), gave)
 
+        def of_any(gave: Any) -> Any:
+            return pytree.tree_map_only(Tensor, lambda t: t[:1].expand(len(rows), *t.shape[1:]), gave)
+
         with ExitStack() as stack:
             stack.enter_context(as_written(self.inside))
-            stack.enter_context(unfolded(self.parts, {p for m in (*self.skipped, self.module) for p in m.modules()}))
+            stack.enter_context(
+                unfolded(self.parts, {p for m in (*self.skipped, *self.idle, self.module) for p in m.modules()})
+            )
             for module, gave in self.skipped.items():
-                answers = iter(gave)
-                stack.enter_context(_instead(module, partial(_answer, answers, of_rows)))
+                stack.enter_context(_instead(module, partial(_answer, iter(gave), of_rows)))
+            for module, gave in self.idle.items():
+                stack.enter_context(_instead(module, partial(_answer, iter(gave), of_any)))
             put = _laid_out(activation.to(self._digits(self.activation[:0]).dtype), self.activation)
             if self.alone:
                 stack.enter_context(_instead(self.module, lambda *args, **kwargs: put))
@@ -154,7 +211,7 @@ class Tail(nn.Module):
             seen[0] += 1
             return with_first(output, put) if seen[0] == self.turn else output
 
-        handle = self.module.register_forward_hook(replace, prepend=True)
+        handle = self.module.register_forward_hook(replace)  # after the user's own
         try:
             yield
         finally:
@@ -177,14 +234,30 @@ class Tail(nn.Module):
             for i, end in enumerate(reversed(ends))
         )
 
-    def _recorded(self, x: Tensor, modules: Iterable[nn.Module]) -> tuple[_Recording, Any]:
-        """One pass, with the runs of these modules; and what the network returned."""
-        recording = _Recording()
+    def _used(self) -> set[nn.Module]:
+        """Of the skipped modules those whose answers something takes, in a pass of the first input."""
+        watch = _Watch()
+        kept = self.skipped
+        self.skipped = {module: [watch.marked(gave, module) for gave in each] for module, each in kept.items()}
+        try:
+            with watch:
+                watch.note(self(self.activation.clone(), torch.zeros(1, 1)))
+        except Exception:  # noqa: BLE001  # whatever a stranger's network does: `_same` sees to it
+            return set(kept)
+        finally:
+            self.skipped = kept
+        return watch.used
+
+    def _recorded(
+        self, x: Tensor, modules: Iterable[nn.Module], but: Collection[nn.Module] = ()
+    ) -> tuple[_Recording, Any]:
+        """One pass, with the runs of these modules, of some without what they gave; and what the network returned."""
+        recording = _Recording(but=but)
         with ExitStack() as stack:
             stack.enter_context(as_written(self.inside))
             stack.enter_context(unfolded(self.parts))
             # With a hook inside, transformers run their modules, and not all of them at once.
-            stack.callback(self.module.register_forward_hook(lambda module, args, output: None).remove)
+            stack.callback(self.module.register_forward_hook(recording.note).remove)
             for module in modules:
                 if not isinstance(module, torch.jit.ScriptModule):
                     stack.enter_context(_instead(module, partial(recording.run, module, module.forward)))
@@ -225,7 +298,8 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 
 def _answer(answers: Iterator[Any], of_rows: Callable[[Any], Any], *args: Any, **kwargs: Any) -> Any:
-    return of_rows(next(answers))
+    gave = next(answers)
+    return gave.mark(of_rows(gave.gave)) if isinstance(gave, _Marked) else of_rows(gave)
 
 
 @contextmanager

@@ -159,6 +159,8 @@ class Region(Value):
     runs: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        for name in ("size", "runs"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         whole = all(isinstance(run, int) and run >= 0 for run in self.runs)
         if not whole or sum(self.runs) != math.prod(self.size):
             raise ArgumentError(f"The runs of a region of {self.size} sum to {math.prod(self.size)}. Got {self.runs}.")
@@ -244,6 +246,8 @@ class BoxScore(Target):
 
     def __post_init__(self) -> None:
         check_count("index", self.index, least=0)
+        if self.box is not None:
+            object.__setattr__(self, "box", tuple(map(float, self.box)))
         if self.box is not None and (len(self.box) != 4 or self.box[2] <= self.box[0] or self.box[3] <= self.box[1]):
             raise ArgumentError(f"A box is (left, top, right, bottom), right and bottom larger. Got {self.box!r}.")
 

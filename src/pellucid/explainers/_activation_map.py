@@ -48,10 +48,10 @@ class ActivationMap(Explainer):
         if not names or not all(isinstance(name, str) for name in names if self.layer is not None):
             raise ArgumentError(f"`layer` is the name of a module, or a tuple of names. Got {self.layer!r}.")
 
-    def layers(self, model: Model, x: Float[Tensor, "b *features"]) -> tuple[str, ...]:
-        """The names of the layers."""
+    def layers(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets | None = None) -> tuple[str, ...]:
+        """The names of the layers; the default one lies before layers that targets read."""
         if self.layer is None:
-            return (model.spatial_layer(x),)
+            return (model.spatial_layer(x, () if targets is None else targets.layers),)
         return self.layer if isinstance(self.layer, tuple) else (self.layer,)
 
     def notes(self, layers: Sequence[str], rows: int) -> dict[str, tuple[float | str, ...]]:
@@ -76,7 +76,7 @@ class GradientWeighted(ActivationMap):
         return Ask(layers=self.layers(model, x))
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        layers = self.layers(model, x)
+        layers = self.layers(model, x, targets)
         return self.of_pass(model, x, layers, model.layer_pass(x, targets, layers, gradients=True))
 
     def of_pass(

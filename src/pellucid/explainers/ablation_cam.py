@@ -49,7 +49,7 @@ class AblationCAM(ActivationMap):
         )
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        layers = self.layers(model, x)
+        layers = self.layers(model, x, targets)
         maps = []
         for name in layers:
             with model.tail(x, name) as (rest, rows):

@@ -6,7 +6,7 @@ f_l is the network from the layer on. Where paths lead around the layer, they ke
 each unit of the layer, in the unit of the base; a baseline is a value of the layer's activation, zero by default.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Per
 from pellucid.core.estimate import Estimate
 from pellucid.core.explainer import Call, Explainer
 from pellucid.core.model import Model
+from pellucid.core.stopping import Until
 from pellucid.core.target import Targets
 from pellucid.errors import ArgumentError
 from pellucid.explainers.simple_gradient import SimpleGradient
@@ -66,8 +67,11 @@ class AtLayer(Explainer):
             caveats=("networks with that layer only", *card.caveats[1:]),
         )
 
+    def extended(self, taken: Sequence[int], draws: int, more: int | Until) -> Explainer:
+        raise ArgumentError("At a layer no state is kept to which samples can be added. Run the method with more.")
+
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        layer = model.spatial_layer(x) if self.layer is None else self.layer
+        layer = model.spatial_layer(x, targets.layers) if self.layer is None else self.layer
         with model.tail(x, layer) as (rest, rows):
             found = self.base.attribute(rest, rows, targets, replace(call, earlier=None))
             packing = rest.packing

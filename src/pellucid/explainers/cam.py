@@ -62,7 +62,7 @@ class CAM(GradientWeighted):
         return gradient.sum(over_cells(gradient), keepdim=True)
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        layers = self.layers(model, x)
+        layers = self.layers(model, x, targets)
         found = model.layer_pass(x, targets, layers, gradients=True)
         estimate = self.of_pass(model, x, layers, found)
         eps = torch.finfo(torch.bfloat16 if model.digit_bytes(x) == 2 else x.dtype).eps

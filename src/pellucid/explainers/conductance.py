@@ -70,7 +70,7 @@ class Conductance(Explainer):
         )
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        layer = model.spatial_layer(x) if self.layer is None else self.layer
+        layer = model.spatial_layer(x, targets.layers) if self.layer is None else self.layer
         along = path(self.baseline, model, x)
         tell = telling(call, len(x) * (self.n_steps + 1))
         last: dict[int, tuple[Tensor, Tensor]] = {}  # of each input, what the point before gave

@@ -42,6 +42,7 @@ class EigenCAM(ActivationMap):
             unit="activation",
             cost=Cost(forward=1),
             needs=Needs.NOTHING,
+            signed=True,
             caveats=("the same map for every class",),
         )
 
@@ -49,7 +50,7 @@ class EigenCAM(ActivationMap):
         return Ask(layers=self.layers(model, x), gradients=False)
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        layers = self.layers(model, x)
+        layers = self.layers(model, x, targets)
         found = model.layer_pass(x, targets, layers, gradients=False)
         maps = []
         for name, activation in zip(layers, found.activations, strict=True):

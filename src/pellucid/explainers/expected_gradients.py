@@ -114,6 +114,13 @@ class ExpectedGradients(Explainer):
         if not isinstance(self.baselines, Background):
             return torch.stack([standing_in(one, x, model.preprocess, model.packing) for one in self.baselines])
         rows = self.baselines.rows
+        packing = model.packing
+        if packing is not None and sum(not held for held in packing.held) == 1:  # such as a layer
+            [shape] = [shape for shape, held in zip(packing.shapes, packing.held, strict=True) if not held]
+            if tuple(rows.shape[1:]) == shape:
+                given = {packing.names[packing.drawn]: rows}
+                held = {name: rows.new_zeros((len(rows), *part.shape[1:])) for name, part in packing.parts(x).items()}
+                rows = packing.packed(list((held | given).values()))
         if rows.shape[1:] != x.shape[1:]:
             raise ArgumentError(
                 f"Expected a background of inputs {tuple(x.shape[1:])}, but it holds {tuple(rows.shape[1:])}."

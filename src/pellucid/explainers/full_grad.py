@@ -20,6 +20,7 @@ from pellucid.core.explainer import Call, Explainer
 from pellucid.core.grid import grid_of
 from pellucid.core.model import Ask, Model
 from pellucid.core.target import Targets
+from pellucid.errors import ArgumentError
 from pellucid.explainers._activation_map import check_pictures, resized
 
 __all__ = ["FullGrad"]
@@ -66,9 +67,15 @@ class FullGrad(Explainer):
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         features = model.features(x)
         check_pictures(self.card.title, features)
+        packing = model.packing
+        if packing is not None and sum(len(s) > 2 for s in packing.shapes) > 1:
+            raise ArgumentError(
+                "FullGrad puts every bias of a network on one picture, and this network takes several. Got parts "
+                f"{dict(zip(packing.names, packing.shapes, strict=True))}. Take InputXGradient() or GradCAM()."
+            )
         found = model.bias_pass(x, targets)
         own = x.to(found.gradient.dtype) * found.gradient
-        explained = own if model.packing is None else model.packing.parts(own)[_drawn(model, features)]
+        explained = own if packing is None else packing.parts(own)[packing.names[packing.drawn]]
         total = _psi(explained, features)
         for bias in found.biases:
             grid = grid_of(tuple(bias.shape), features)
@@ -77,11 +84,6 @@ class FullGrad(Explainer):
         given = sum(part.double().flatten(1).sum(1) for part in (own, *found.biases))
         scores = found.scores.double()
         return Estimate.exact(total, residual=given - scores, notes={"change": tuple(scores.tolist())})
-
-
-def _drawn(model: Model, features: tuple[int, ...]) -> str:
-    assert model.packing is not None  # noqa: S101  # only then asked
-    return model.packing.names[model.packing.shapes.index(features)]
 
 
 def _psi(maps: Float[Tensor, "b c *cells"], features: tuple[int, ...]) -> Float[Tensor, "b 1 *places"]:

@@ -14,10 +14,20 @@ from pellucid.core.estimate import Estimate
 from pellucid.core.explainer import Call, Explainer
 from pellucid.core.model import Ask, Model
 from pellucid.core.target import Targets
+from pellucid.errors import ArgumentError
 from pellucid.explainers._activation_map import check_pictures, resized
 from pellucid.explainers.simple_gradient import SimpleGradient
 
 __all__ = ["MinMax", "Upsampled"]
+
+
+def _check_exact(base: object) -> None:
+    """Raises ArgumentError for what would lose the error of a sampled map."""
+    if not isinstance(base, Explainer) or base.card.sampled:
+        raise ArgumentError(
+            f"`base` is an explainer that samples nothing, such as GradCAM(). Got {base!r}. To smooth, put SmoothGrad "
+            "around it."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +42,9 @@ class Upsampled(Explainer):
     """
 
     base: Explainer = field(default_factory=SimpleGradient)
+
+    def __post_init__(self) -> None:
+        _check_exact(self.base)
 
     @property
     def card(self) -> MethodCard:
@@ -66,6 +79,9 @@ class MinMax(Explainer):
     """
 
     base: Explainer = field(default_factory=SimpleGradient)
+
+    def __post_init__(self) -> None:
+        _check_exact(self.base)
 
     @property
     def card(self) -> MethodCard:

@@ -67,7 +67,7 @@ class ScoreCAM(ActivationMap):
         return Ask(layers=self.layers(model, x), gradients=False)
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        layers = self.layers(model, x)
+        layers = self.layers(model, x, targets)
         found = model.layer_pass(x, targets, layers, gradients=False)
         absent = standing_in(self.baseline, x, model.preprocess, model.packing)
         maps = []
@@ -109,8 +109,7 @@ def masked(model: Model, x: Tensor, absent: Tensor, masks: Float[Tensor, "n *pla
     packing = model.packing
     if packing is None:
         return absent + (x - absent) * masks[:, None]
-    shape = model.features(x)
-    drawn = packing.shapes.index(shape)
+    drawn = packing.drawn
     parts = [part.expand(len(masks), *part.shape[1:]) for part in packing.parts(x).values()]
     away = list(packing.parts(absent).values())[drawn]
     parts[drawn] = away + (parts[drawn] - away) * masks[:, None]

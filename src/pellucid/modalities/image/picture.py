@@ -205,6 +205,8 @@ def method_caption(each: Sequence[Attribution]) -> str:
     words = [method_title(method)]
     samples = [used for a in each for used in a.estimate.samples]
     if max(samples):
+        while not hasattr(method, "seed"):  # it is the base that samples
+            method = method.base
         noise = getattr(method, "noise", None)  # sampled methods without noise have none
         taken = between(samples, str)
         words.append(f"{taken} samples{f' at {_level(noise)}' if noise else ''}, seed {method.seed}")
