@@ -242,7 +242,7 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "all parts of an input are masked alike",
         "explainers/score_cam.py",
-        "drawn = packing.shapes.index(shape)",
+        "drawn = packing.drawn",
         "drawn = 0",
         (FAMILY, SCORE),
     ),

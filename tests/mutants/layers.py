@@ -44,8 +44,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "a graph without a leaf at the layer",
         "core/network.py",
-        "tapped(self.net, layers, leaves=gradients)",
-        "tapped(self.net, layers)",
+        "tapped(self.net, ask.layers, leaves=ask.gradients)",
+        "tapped(self.net, ask.layers)",
         (LAYER,),
     ),
     Mutant(
@@ -62,7 +62,13 @@ MUTANTS: list[Mutant] = [
         "plain = among",
         (LAYER,),
     ),
-    Mutant("maps made of a segmentation's outputs", "core/layer.py", "ran.cut.node not in own]", "True]", (LAYER,)),
+    Mutant(
+        "maps made of a segmentation's outputs",
+        "core/layer.py",
+        "(own or ran.cut.node not in ends)]",
+        "True]",
+        (LAYER,),
+    ),
     Mutant(
         "maps made of a branch",
         "core/layer.py",
@@ -94,15 +100,15 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "a tail that is not compared with the network",
         "core/tail.py",
-        "            if not self._same(ends):\n                self.skipped, self.turn = {}, self.number + 1\n",
+        "            if not self._same(ends):\n                self.skipped, self.idle, self.turn = {}, {}, self.number + 1\n",
         "",
         (TAIL,),
     ),
     Mutant(
         "a tail whose shortcuts are of the first inputs",
         "core/tail.py",
-        "lambda t: t[rows.to(t.device)], gave)",
-        "lambda t: t[: len(rows)], gave)",
+        "self._digits(t[rows.to(t.device)]), gave)",
+        "self._digits(t[: len(rows)]), gave)",
         (TAIL,),
     ),
     Mutant(
@@ -124,13 +130,6 @@ MUTANTS: list[Mutant] = [
         "core/tail.py",
         "self.alone = len(runs) == 1 and isinstance(runs[0].gave, Tensor)",
         "self.alone = len(runs) == 1",
-        (TAIL,),
-    ),
-    Mutant(
-        "a tail in another memory layout",
-        "core/tail.py",
-        "put = _laid_out(activation.to(self.activation.dtype), self.activation)",
-        "put = activation.to(self.activation.dtype)",
         (TAIL,),
     ),
     Mutant(
@@ -236,5 +235,40 @@ MUTANTS: list[Mutant] = [
         "for name, part in packing.explained(x).items()}",
         "for name, part in packing.parts(x).items()}",
         (BASELINE,),
+    ),
+    Mutant(
+        "the default layer is looked for among folded norms",
+        "core/layer.py",
+        "        stack.enter_context(unfolded(set(known)))\n",
+        "",
+        ("tests/core/test_layer.py",),
+    ),
+    Mutant(
+        "a tail keeps what nothing takes",
+        "core/tail.py",
+        "            self.idle = {module: self.skipped.pop(module) for module in set(self.skipped) - used}\n",
+        "",
+        ("tests/core/test_tail.py",),
+    ),
+    Mutant(
+        "a tail's activation is that before the user's hooks",
+        "core/tail.py",
+        "        self.layer.append(None if given is None else given.clone())\n",
+        "        self.layer.append(first_tensor(self.runs[module][-1].gave))\n",
+        ("tests/core/test_tail.py",),
+    ),
+    Mutant(
+        "the method's pass draws on where the prediction's ended",
+        "core/explainer.py",
+        "            quiet.restart()",
+        "            pass",
+        ("tests/core/test_model.py",),
+    ),
+    Mutant(
+        "the prediction's pass serves for other rows",
+        "core/model.py",
+        "clean.x is not x or ",
+        "",
+        ("tests/core/test_model.py", "tests/contract/test_methods.py"),
     ),
 ]
