@@ -47,6 +47,7 @@ class Match:
     n: int = 1
     layer: str = ""
     alike: float | None = 0.98
+    inputs: int = 1
     check: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -81,6 +82,13 @@ MATCHES = (
     Match("HiResCAM", "hires-cam", ALONE, layer="last"),
     Match("XGrad-CAM", "xgrad-cam", ALONE, layer="last"),
     Match("LayerCAM", "layer-cam", ALONE, layer="last"),
+    # What a call costs besides its passes is shared by the photos that are given at once.
+    Match("Simple Gradient, 6 photos", "simple-gradient", {"Captum": ONE}, inputs=6),
+    Match("Input x Gradient, 6 photos", "input-x-gradient", {"Captum": ONE}, inputs=6),
+    Match("Grad-CAM, 6 photos", "grad-cam", {"Captum": ONE, **ALONE}, layer="last", inputs=6),
+    Match("Grad-CAM++, 6 photos", "grad-cam++", ALONE, layer="last", inputs=6),
+    Match("HiResCAM, 6 photos", "hires-cam", ALONE, layer="last", inputs=6),
+    Match("LayerCAM, 6 photos", "layer-cam", ALONE, layer="last", inputs=6),
     # grad-cam subtracts each channel's mean.
     Match("EigenCAM", "eigen-cam", ALONE, layer="last", alike=None),
 )  # fmt: skip
@@ -131,7 +139,7 @@ class Hall:
 def entrants(match: Match, case: str, hall: Hall, *, defaults: bool) -> dict[str, Contender]:
     """Who takes part: pellucid in both precisions, and each peer as it comes and as it is fastest."""
     layer = LAYERS[case][match.layer]
-    ours = Contender(case, match.method, "pellucid", n=match.n, layer=layer)
+    ours = Contender(case, match.method, "pellucid", n=match.n, layer=layer, inputs=match.inputs)
     found = {OURS: ours, HALF: replace(ours, bf16=True)}
     for who, batches in match.peers.items():
         peer = replace(ours, who=who)

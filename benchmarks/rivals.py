@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from arena import Explain
-from contenders import LEVEL, Case, case_of
+from contenders import LEVEL, Case, case_of, photos
 from torch import Tensor, nn
 
 import pellucid as pl
@@ -42,6 +42,7 @@ class Contender:
     like: str = ""
     double: bool = False
     memory_limit: str = ""
+    inputs: int = 1
 
     def explain(self) -> Explain:
         """The explanation, ready to be timed."""
@@ -49,13 +50,15 @@ class Contender:
 
 
 def _case(how: Contender) -> Case:
-    return _prepared(how.case, how.double)
+    return _prepared(how.case, how.double, how.inputs)
 
 
 @cache
-def _prepared(name: str, double: bool) -> Case:
+def _prepared(name: str, double: bool, inputs: int) -> Case:
     """The case, its parameters frozen, after one pass there and back: what any library loads is loaded."""
     case = case_of(name)
+    if inputs > 1:
+        case = replace(case, x=torch.cat(photos(range(inputs))))
     case.net.requires_grad_(False)
     if double:
         case = replace(case, net=case.net.double(), x=case.x.double())
@@ -339,5 +342,5 @@ def _grad_cam(how: Contender) -> Explain:
     cam = kinds[how.method](net, layers, **settings)
     if how.method == "score-cam" and how.batch is not None:
         cam.batch_size = how.batch
-    targets = [ClassifierOutputTarget(case.target)]
+    targets = [ClassifierOutputTarget(case.target)] * how.inputs
     return lambda: torch.from_numpy(cam(input_tensor=case.x, targets=targets))[:, None]

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 __all__ = ["hash_of", "marks", "tensors_of"]
 
+_SMALL = 2**14
+"""Tensors up to this size are summed together: most of the time for one of them is its call."""
+
 
 def tensors_of(net: nn.Module) -> list[tuple[str, Tensor]]:
     """Parameters and buffers by name, in one order; buffers also where they are not saved."""
@@ -21,7 +24,14 @@ def tensors_of(net: nn.Module) -> list[tuple[str, Tensor]]:
 
 def marks(net: nn.Module) -> Any:
     """A value that is another one once the network has changed."""
-    return repr(net), tuple((n, id(t), t.data_ptr(), _writes(t), _word_sum(t)) for n, t in tensors_of(net))
+    tensors = tensors_of(net)
+    large = [t for _, t in tensors if t.numel() > _SMALL]
+    small: dict[Any, list[Tensor]] = {}
+    for _, t in tensors:
+        if t.numel() <= _SMALL:
+            small.setdefault((t.dtype, t.device), []).append(t.detach().flatten())
+    sums = [_word_sum(t) for t in (*large, *(torch.cat(each) for each in small.values()))]
+    return repr(net), tuple((n, id(t), t.data_ptr(), _writes(t)) for n, t in tensors), tuple(sums)
 
 
 def hash_of(net: nn.Module) -> str:

@@ -45,8 +45,8 @@ def same_network(net: nn.Module, *, evaluate: bool) -> Iterator[None]:
     with ExitStack() as undo:
         undo.callback(_put_back_each, _put_back_names, [kept for module in modules for kept in _held(module, undo)])
         undo.callback(_put_back_each, _put_back_values, [(buffer, buffer.detach().clone()) for buffer in net.buffers()])
-        for parameter in parameters:
-            undo.callback(_put_back_parameter, parameter, parameter.requires_grad, parameter.grad, parameter.data)
+        kept = [(parameter, parameter.requires_grad, parameter.grad, parameter.data) for parameter in parameters]
+        undo.callback(_put_back_each, _put_back_parameter, kept)
         for module in modules:
             # Set directly: train() and eval() may be overridden, and raise in exported programs.
             if evaluate and getattr(module, "training", False):
