@@ -145,7 +145,7 @@ ENERGY_PHOTOS, LARGEST_BOX = 100, 0.5
 POINTING = (
     pl.SimpleGradient(), pl.SmoothGrad(estimator=pl.Shrunk(pl.Factored()), n_samples=48), pl.InputXGradient(),
     pl.IntegratedGradients(), pl.FullGrad(), pl.GradCAM(), pl.GradCAMPlusPlus(), pl.HiResCAM(), pl.XGradCAM(),
-    pl.LayerCAM(), pl.EigenCAM(), pl.ScoreCAM(),
+    pl.LayerCAM(), pl.EigenCAM(), pl.AblationCAM(),
 )  # fmt: skip
 
 
