@@ -357,6 +357,7 @@ def test_a_neuron_serves_any_kind_of_outputs():
         assert settle(pl.Neuron("a", (0,)), prediction).each == (pl.Neuron("a", (0,)),) * 2
 
 
+@pytest.mark.doors  # what users write, though the annotations say tuples
 def test_lists_become_tuples():
     assert pl.BoxScore(1, [0, 0, 8, 8]) == pl.BoxScore(1, (0.0, 0.0, 8.0, 8.0))
     assert pl.Region([2, 2], [0, 4]) == pl.Region((2, 2), (0, 4))

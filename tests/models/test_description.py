@@ -112,7 +112,7 @@ def test_a_value_without_sense_is_told_with_the_model(name, value, told):
         ("output = ['a']", "input and output are tables"),
         (
             "[output]\nkind = 'softmax'",
-            "kind under [output] is one of logits, probabilities, regression. Got 'softmax'.",
+            "kind under [output] is one of logits, probabilities, regression, segmentation, detection. Got 'softmax'.",
         ),
         ("[output]\nselect = true", "select under [output] is a key or an index. Got True."),
         ("[output]\nselect = [0]", "select under [output] is a key or an index. Got [0]."),
