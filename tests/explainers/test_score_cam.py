@@ -193,7 +193,7 @@ class Beside(nn.Module):
 
 @pytest.mark.doors
 def test_a_baseline_is_a_baseline():
-    with pytest.raises(pl.ArgumentError, match=r"`baseline` is one such as pl.Zeros\(\)"):
+    with pytest.raises(pl.ArgumentError, match="`baseline` is one such as"):
         pl.ScoreCAM(baseline=0)
 
 

@@ -16,7 +16,8 @@ from pellucid.core.random import Key
 from pellucid.core.recipe import Value
 from pellucid.errors import ArgumentError, RecipeError
 
-__all__ = ["Background", "Baseline", "BlackOrZero", "Blur", "Constant", "FeatureMean", "Pixel", "Zeros", "standing_in"]
+__all__ = ["Background", "Baseline", "BlackOrZero", "Blur", "Constant", "FeatureMean", "Pixel", "Zeros",
+           "check_baseline", "standing_in"]  # fmt: skip
 
 
 class Baseline(ABC, Value):
@@ -205,6 +206,15 @@ class Background(Value):
                 f"The background {self.digest} of {self.count} inputs is not here. Make it again: Background.of(rows)."
             )
         return self._kept[self.digest]
+
+
+def check_baseline(value: object) -> None:
+    """Raises ArgumentError unless `value` is a baseline."""
+    if not isinstance(value, Baseline):
+        raise ArgumentError(
+            f"`baseline` is one such as pl.Pixel(0.0), pl.Blur() or pl.Constant(0.5). Got {value!r}. For a set of "
+            "baselines take ExpectedGradients."
+        )
 
 
 def standing_in(

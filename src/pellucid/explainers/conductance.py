@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.baseline import Baseline, BlackOrZero
+from pellucid.core.baseline import Baseline, BlackOrZero, check_baseline
 from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Per, Scope, Stage
 from pellucid.core.checks import check_count
 from pellucid.core.estimate import Estimate
@@ -47,8 +47,7 @@ class Conductance(Explainer):
     n_steps: int = 50
 
     def __post_init__(self) -> None:
-        if not isinstance(self.baseline, Baseline):
-            raise ArgumentError(f"`baseline` is one such as pl.Pixel(0.0) or pl.Blur(). Got {self.baseline!r}.")
+        check_baseline(self.baseline)
         if self.layer is not None and not isinstance(self.layer, str):
             raise ArgumentError(f"`layer` is the name of a module. Got {self.layer!r}.")
         check_count("n_steps", self.n_steps)
@@ -65,6 +64,7 @@ class Conductance(Explainer):
             cost=Cost(forward=self.n_steps + 1, backward=self.n_steps + 1),
             reference="Dhamdhere et al. 2018, arXiv:1805.12233",
             unit="score",
+            channels="sum",
             per=Per.UNIT,
             caveats=("networks with that layer only", "sums to the change of the score where no path avoids the layer"),
         )

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.baseline import Baseline, BlackOrZero
+from pellucid.core.baseline import Baseline, BlackOrZero, check_baseline
 from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Scope, Stage
 from pellucid.core.checks import check_count
 from pellucid.core.estimate import Estimate
@@ -56,8 +56,7 @@ class GuidedIntegratedGradients(Explainer):
     max_distance: float = 0.02
 
     def __post_init__(self) -> None:
-        if not isinstance(self.baseline, Baseline):
-            raise ArgumentError(f"`baseline` is one such as pl.Pixel(0.0) or pl.Blur(). Got {self.baseline!r}.")
+        check_baseline(self.baseline)
         check_count("n_steps", self.n_steps)
         for name in ("fraction", "max_distance"):
             value = getattr(self, name)

@@ -15,14 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.baseline import Baseline, BlackOrZero, Zeros
+from pellucid.core.baseline import Baseline, BlackOrZero, Zeros, check_baseline
 from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Scope, Stage
 from pellucid.core.checks import check_choice, check_count
 from pellucid.core.estimate import Estimate
 from pellucid.core.explainer import Call, Explainer
 from pellucid.core.model import Model
 from pellucid.core.target import Targets
-from pellucid.errors import ArgumentError
 from pellucid.explainers._path import change, of_rows, path, telling
 
 __all__ = ["IntegratedGradients"]
@@ -64,11 +63,7 @@ class IntegratedGradients(Explainer):
     rule: Rule = "gauss-legendre"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.baseline, Baseline):
-            raise ArgumentError(
-                f"`baseline` is one such as pl.Pixel(0.0), pl.Blur() or pl.Constant(0.5). Got {self.baseline!r}. For a "
-                "set of baselines take ExpectedGradients."
-            )
+        check_baseline(self.baseline)
         check_count("n_steps", self.n_steps, least=2 if self.rule == "ends" else 1)
         check_choice("rule", self.rule, ("gauss-legendre", "right", "ends"))
 

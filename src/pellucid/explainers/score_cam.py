@@ -13,13 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.baseline import Baseline, Zeros, standing_in
+from pellucid.core.baseline import Baseline, Zeros, check_baseline, standing_in
 from pellucid.core.card import Cost, MethodCard, Needs
 from pellucid.core.estimate import Estimate
 from pellucid.core.explainer import Call
 from pellucid.core.model import Ask, Model
 from pellucid.core.target import Targets
-from pellucid.errors import ArgumentError
 from pellucid.explainers._activation_map import ActivationMap, card_of, check_pictures, fused, grid_at, resized
 
 __all__ = ["ScoreCAM"]
@@ -46,8 +45,7 @@ class ScoreCAM(ActivationMap):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.baseline, Baseline):
-            raise ArgumentError(f"`baseline` is one such as pl.Zeros() or pl.Pixel(0.0). Got {self.baseline!r}.")
+        check_baseline(self.baseline)
 
     @property
     def card(self) -> MethodCard:

@@ -172,6 +172,7 @@ def test_a_map_of_cells_is_enlarged_between_the_centres_of_its_cells():
 def test_the_channels_are_summed_where_the_card_says_that_they_add_up():
     model, x = pl.TorchModel(conv_net()), uniform(1, 3, 9, 9)
     assert to_heatmap(pl.InputXGradient()(model, x)).channels == "sum"
+    assert to_heatmap(pl.Conductance(layer="2", n_steps=2)(model, x)).channels == "sum"
     assert to_heatmap(pl.SimpleGradient()(model, x)).channels == "max_abs"
     assert to_heatmap(pl.Absolute(base=pl.InputXGradient())(model, x)).channels == "max_abs"
     assert to_heatmap(pl.SmoothGrad(base=pl.InputXGradient(), n_samples=2)(model, x)).channels == "sum"
