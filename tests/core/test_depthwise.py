@@ -21,7 +21,7 @@ def run(net: nn.Module, x: torch.Tensor, *, autocast: bool = True) -> torch.Tens
 def test_a_strided_depthwise_convolution_computes_in_float32_and_gives_bfloat16():
     net, x = layer(), uniform(2, 8, 9, 9)
     exact = net(x)
-    with strides_in_single(net):
+    with strides_in_single(net.modules()):
         found = run(net, x)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, exact.bfloat16())
@@ -31,7 +31,7 @@ def test_a_strided_depthwise_convolution_computes_in_float32_and_gives_bfloat16(
 def test_its_gradient_is_that_of_float32():
     net, leaf = layer(), uniform(2, 8, 9, 9).requires_grad_()
     [exact] = torch.autograd.grad(net(leaf).sum(), leaf)
-    with strides_in_single(net):
+    with strides_in_single(net.modules()):
         [found] = torch.autograd.grad(run(net, leaf).float().sum(), leaf)
     assert torch.equal(found, exact)
 
@@ -39,14 +39,14 @@ def test_its_gradient_is_that_of_float32():
 def test_without_autocast_it_is_as_it_was():
     net, x = layer().double(), uniform(2, 8, 9, 9).double()
     exact = net(x)
-    with strides_in_single(net):
+    with strides_in_single(net.modules()):
         assert torch.equal(run(net, x, autocast=False), exact)
 
 
 @pytest.mark.parametrize("other", [layer(stride=1), layer(groups=1), layer(groups=4)])
 def test_other_convolutions_stay_in_bfloat16(other):
     x = uniform(2, 8, 9, 9)
-    with strides_in_single(other):
+    with strides_in_single(other.modules()):
         assert "forward" not in vars(other)
         assert torch.equal(run(other, x), run(other, x))
 
@@ -55,7 +55,7 @@ def test_the_module_is_as_before_also_after_an_error():
     net = nn.Sequential(layer(), nn.Conv2d(8, 3, 1))
 
     def fail() -> None:
-        with strides_in_single(net):
+        with strides_in_single(net.modules()):
             assert "forward" in vars(net[0])
             raise KeyError
 
@@ -67,7 +67,7 @@ def test_the_module_is_as_before_also_after_an_error():
 def test_a_forward_that_the_user_replaced_stays():
     net = layer()
     net.forward = lambda x: x + 1
-    with strides_in_single(net):
+    with strides_in_single(net.modules()):
         assert torch.equal(net(torch.zeros(1)), torch.ones(1))
     assert torch.equal(net(torch.zeros(1)), torch.ones(1))
 

@@ -1,3 +1,5 @@
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 from tests.oracles import uniform
@@ -5,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
 import pellucid as pl
-from pellucid.core.folding import find_pairs, folded, unfolded
+from pellucid.core.folding import Pair, find_pairs, folded, together, unfolded
 from pellucid.core.prediction import OutputKind
 from pellucid.core.target import Targets
 
@@ -43,6 +45,10 @@ def gradient(net: nn.Module, x: Tensor) -> Tensor:
     return torch.autograd.grad(net(leaf)[:, 0].sum(), leaf)[0]
 
 
+def fold(pairs: tuple[Pair, ...]) -> AbstractContextManager[None]:
+    return folded(pairs, [together(*pair) for pair in pairs])
+
+
 def test_each_norm_after_a_convolution_is_found_and_no_other():
     net = Net()
     assert set(pairs_of(net)) == {(net.conv1, net.norm1), (net.conv2, net.norm2), (net.conv3, net.norm3)}
@@ -51,14 +57,14 @@ def test_each_norm_after_a_convolution_is_found_and_no_other():
 def test_folded_pairs_compute_the_same():
     net = Net()
     pairs, outputs, gradients = pairs_of(net), net(X), gradient(net, X)
-    with folded(pairs):
+    with fold(pairs):
         torch.testing.assert_close(net(X), outputs, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(gradient(net, X), gradients, rtol=1e-10, atol=1e-14)
 
 
 def test_the_norms_do_nothing_within():
     net = Net()
-    with folded(pairs_of(net)):
+    with fold(pairs_of(net)):
         assert net.norm1(X) is X
 
 
@@ -70,7 +76,7 @@ def test_afterwards_all_is_as_before(error):
     identities = {name: id(p) for name, p in net.named_parameters()}
     names = [sorted(vars(module)) for module in net.modules()]
     try:
-        with folded(pairs):
+        with fold(pairs):
             if error:
                 raise ValueError("broke")
     except ValueError:
@@ -86,7 +92,7 @@ def test_weights_that_changed_since_are_those_that_are_folded():
     pairs = pairs_of(net)
     net.norm1.weight.mul_(3)
     expected = net(X)
-    with folded(pairs):
+    with fold(pairs):
         torch.testing.assert_close(net(X), expected, rtol=1e-12, atol=1e-14)
 
 
@@ -152,7 +158,7 @@ def test_signals_and_volumes_fold_as_pictures_do(dimensions):
     pairs = pairs_of(net, x)
     assert pairs == ((convolution, norm),)
     expected = net(x)
-    with folded(pairs):
+    with fold(pairs):
         torch.testing.assert_close(net(x), expected, rtol=1e-12, atol=1e-14)
 
 
@@ -205,6 +211,44 @@ def test_what_changes_after_the_first_call_is_seen_by_the_second(change):
     assert torch.equal(found.scores, expected.scores)
 
 
+@pytest.mark.parametrize("change", ["in place", "past autograd", "replaced"])
+def test_folded_weights_serve_the_next_call_while_nothing_changes(change):
+    net, x = normed().double(), uniform(2, 3, 9, 9, dtype=torch.float64)
+    model, explain = pl.TorchModel(net), pl.SimpleGradient()
+    explain(model, x, 0)
+    [kept] = model.folds.values()
+    explain(model, x[:, :, 1:], 0)  # another shape folds the same pairs
+    assert list(model.folds.values()) == [kept]
+    with torch.no_grad():
+        if change == "in place":
+            net[1].running_var.mul_(3)
+        elif change == "past autograd":
+            net[1].weight.data[2] = -4
+        else:
+            net[0].weight = nn.Parameter(net[0].weight * 2)
+    torch.testing.assert_close(explain(model, x, 0).scores, explain(pl.TorchModel(net), x, 0).scores)
+    assert len(model.folds) == 1
+    assert next(iter(model.folds.values())) is not kept
+
+
+def test_under_a_memory_limit_nothing_stays():
+    model = pl.TorchModel(normed(), memory_limit="1GiB")
+    a = pl.SimpleGradient()(model, uniform(2, 3, 9, 9), 0)
+    assert a.recipe.run["folded"] == 1
+    assert model.folds == {}
+
+
+@pytest.mark.parametrize("method", [pl.SimpleGradient, pl.InputXGradient, pl.GradCAM, pl.FullGrad])
+def test_methods_of_one_pass_fold_too_and_find_the_same(method):
+    net, x = normed().double(), uniform(2, 3, 9, 9, dtype=torch.float64)
+    a = method()(pl.TorchModel(net), x, 0)
+    assert a.recipe.run["folded"] == 1
+    net[1].register_forward_hook(lambda module, args, output: None)  # which keeps it from being folded
+    b = method()(pl.TorchModel(net), x, 0)
+    assert b.recipe.run["folded"] == 0
+    torch.testing.assert_close(a.scores, b.scores, rtol=1e-11, atol=1e-13)
+
+
 def frozen(net: nn.Module) -> tuple:
     """What `folded` changes, as it stands now: the parameters and the forward of each module."""
     return tuple((dict(module._parameters), vars(module).get("forward")) for module in net.modules())
@@ -216,7 +260,7 @@ def test_norms_that_are_asked_for_are_as_before_and_afterwards_folded_again(erro
     pairs, (conv, norm), other = pairs_of(net), (net.conv1, net.norm1), net.norm2
     between, after = net.conv1(X), net.norm1(net.conv1(X))
     before = frozen(net)
-    with folded(pairs):
+    with fold(pairs):
         within = frozen(net)
         try:
             with unfolded([norm, net.norm4]):
@@ -235,7 +279,7 @@ def test_norms_that_are_asked_for_are_as_before_and_afterwards_folded_again(erro
 def test_of_all_norms_those_are_as_before_whose_convolution_is_asked_for():
     net = Net()
     expected, other = net.conv2(net.conv1(X)), net.conv1(X)
-    with folded(pairs_of(net)):
+    with fold(pairs_of(net)):
         with unfolded(net.modules(), [net.conv1, net.norm4]):
             assert torch.equal(net.conv1(X), other)
             assert not torch.equal(net.conv2(other), expected)

@@ -930,8 +930,29 @@ MUTANTS = [
     Mutant(
         "pairs are sought in bfloat16",
         "core/model.py",
-        "first = replace(self.networks.each[0], bfloat16=False)",
-        "first = self.networks.each[0]",
+        "first = replace(apart.networks.each[0], bfloat16=False)",
+        "first = apart.networks.each[0]",
+        (FOLDING,),
+    ),
+    Mutant(
+        "folded weights outlast the network's own",
+        "core/model.py",
+        "asked = self._hashed and self._hashed[1], pairs",
+        "asked = 0, pairs",
+        (FOLDING,),
+    ),
+    Mutant(
+        "all folded weights there ever were are kept",
+        "core/model.py",
+        "            self.folds.clear()\n",
+        "",
+        (FOLDING,),
+    ),
+    Mutant(
+        "folded weights stay under a memory limit",
+        "core/model.py",
+        "if self.budget.limit is None and asked[0] is not None:",
+        "if asked[0] is not None:",
         (FOLDING,),
     ),
     Mutant(

@@ -4,7 +4,7 @@ oneDNN has no fast kernel for their gradient in bfloat16: on EfficientNet-Lite0 
 there and back, so that bfloat16 was slower than float32. With them in float32 it is one and a half times as fast.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,10 +17,10 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @contextmanager
-def strides_in_single(net: nn.Module) -> Iterator[None]:
-    """Within, such layers of the network compute in float32 and give what autocast would have them give."""
+def strides_in_single(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within, such layers among these compute in float32 and give what autocast would have them give."""
     with ExitStack() as undo:
-        for module in net.modules():
+        for module in modules:
             if _is_slow(module):
                 undo.callback(vars(module).pop, "forward")
                 vars(module)["forward"] = _in_single(module)

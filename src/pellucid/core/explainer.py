@@ -113,8 +113,11 @@ class Explainer(Method):
                 progress(Progress(done, total, error))
 
         weights = model.fingerprint()
-        with model.undisturbed(keys[0], given.packing) as quiet, quiet.watched(len(given)) as watch:
-            placed = quiet.place(given.tensor)
+        with (
+            model.undisturbed(keys[0], given.packing) as quiet,
+            quiet.watched(len(given)) as watch,
+            quiet.quick(placed := quiet.place(given.tensor)),
+        ):
             prediction = quiet.prediction(placed, self.asks(quiet, placed))
             targets = settle(target, prediction)
             scores = quiet.scores(placed, targets) if targets.layers else targets.score(prediction.outputs)

@@ -19,7 +19,13 @@ _SMALL = 2**14
 
 def tensors_of(net: nn.Module) -> list[tuple[str, Tensor]]:
     """Parameters and buffers by name, in one order; buffers also where they are not saved."""
-    return sorted([*net.named_parameters(), *net.named_buffers()])
+    found: dict[Tensor, str] = {}  # each once, under its first name
+    for name, module in net.named_modules():  # in one walk: each takes a quarter of a millisecond
+        for held in (module._parameters, module._buffers):  # noqa: SLF001  # the public ones walk again
+            for own, tensor in held.items():
+                if tensor is not None:
+                    found.setdefault(tensor, f"{name}.{own}" if name else own)
+    return sorted((name, tensor) for tensor, name in found.items())
 
 
 def marks(net: nn.Module) -> Any:

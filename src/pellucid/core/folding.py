@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Pair", "find_pairs", "folded", "is_plain", "unfolded"]
+__all__ = ["Folded", "Pair", "find_pairs", "folded", "is_plain", "together", "unfolded"]
 
 Pair = tuple[nn.Module, nn.Module]
 """A convolution and the batch norm after it."""
+
+Folded = tuple[nn.Parameter, nn.Parameter]
+"""The weight and bias of a convolution that does what both do."""
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -55,17 +58,16 @@ def find_pairs(net: nn.Module, forward: Callable[[], Tensor]) -> tuple[Pair, ...
     found = tuple(pairs)
     with torch.no_grad():
         expected = result.detach()
-        with folded(found):
+        with folded(found, [together(*pair) for pair in found]):
             off = (forward().detach() - expected).abs().max()
     return found if float(off) <= _SAME * torch.finfo(expected.dtype).eps * float(expected.abs().max()) else ()
 
 
 @contextmanager
-def folded(pairs: Sequence[Pair]) -> Iterator[None]:
-    """Within, each convolution does what its norm did, and the norm nothing."""
+def folded(pairs: Sequence[Pair], weights: Sequence[Folded]) -> Iterator[None]:
+    """Within, each convolution does what its norm did, with these weights, and the norm nothing."""
     with ExitStack() as undo:
-        for convolution, norm in pairs:
-            weight, bias = _together(convolution, norm)
+        for (convolution, norm), (weight, bias) in zip(pairs, weights, strict=True):
             held = convolution._parameters  # noqa: SLF001  # assigning to a parameter would check and hook it
             undo.callback(held.update, dict(held))
             passing = _Passing(convolution, dict(held), {"weight": weight, "bias": bias})
@@ -100,7 +102,8 @@ def unfolded(norms: Iterable[nn.Module], convolutions: Collection[nn.Module] | N
         yield
 
 
-def _together(convolution: Any, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
+def together(convolution: Any, norm: Any) -> Folded:
+    """The weight and bias of a convolution that does what both do."""
     with torch.no_grad():
         gain = (norm.running_var.double() + norm.eps).rsqrt()
         if norm.weight is not None:

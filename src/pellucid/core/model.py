@@ -24,7 +24,7 @@ from pellucid.core.card import Cost, Needs
 from pellucid.core.checks import check_choice, check_count
 from pellucid.core.depthwise import strides_in_single
 from pellucid.core.fingerprint import hash_of, marks
-from pellucid.core.folding import find_pairs, folded, is_plain
+from pellucid.core.folding import Folded, find_pairs, folded, is_plain, together
 from pellucid.core.footprint import Footprint, measured
 from pellucid.core.guard import one_call_at_a_time, same_network, same_random_state, seed_all
 from pellucid.core.heap import kept_heap
@@ -125,6 +125,7 @@ class TorchModel(Model):
         # What was learnt of a shape of inputs, shared with copies:
         self.plain: set[tuple[int, ...]] = set()  # it cannot be taken in channels_last
         self.pairs: dict[Hashable, tuple[tuple[str, str], ...]] = {}  # norms that can be folded
+        self.folds: dict[Hashable, Sequence[Sequence[Folded]]] = {}  # the weights of the last call's
         self.tested: dict[tuple[Hashable, ...], PrecisionTest] = {}
         self.layers: dict[Hashable, str] = {}  # the last with a grid of cells
         # Within a call:
@@ -222,25 +223,38 @@ class TorchModel(Model):
             yield
             return
         kind = self._kind(x)
-        modules = dict(self.net.named_modules())
-        known = [modules[name] for pair in self.pairs.get(kind, ()) for name in pair]
+        modules = [dict(net.named_modules()) for net in self.replicas.nets]
+        known = [modules[0][name] for pair in self.pairs.get(kind, ()) for name in pair]
         # Modes and hooks are no part of the structure, and may have changed since.
         if kind not in self.pairs or not all(is_plain(module) for module in known):
-            names = {module: name for name, module in modules.items()}
-            # In full precision: rounding would hide whether folding changes anything.
-            first = replace(self.networks.each[0], bfloat16=False)
-            with torch.enable_grad():
+            names = {module: name for name, module in modules[0].items()}
+            # In a call of its own, so that the network draws the same random numbers whether or not it was tried.
+            with self.undisturbed(Key.named("fold")) as apart, torch.enable_grad():
+                # In full precision: rounding would hide whether folding changes anything.
+                first = replace(apart.networks.each[0], bfloat16=False)
                 found = find_pairs(self.net, lambda: first.outputs_as_asked(x[:1]))
             self.pairs[kind] = tuple((names[convolution], names[norm]) for convolution, norm in found)
         with ExitStack() as stack:
             stack.callback(setattr, self, "folded_bytes", self.folded_bytes)
-            for net in self.replicas.nets:
-                modules = dict(net.named_modules())
-                pairs = [(modules[convolution], modules[norm]) for convolution, norm in self.pairs[kind]]
-                stack.enter_context(folded(pairs))
-                stack.enter_context(strides_in_single(net))
-                self.folded_bytes += sum(p.nbytes for convolution, _ in pairs for p in convolution.parameters())
+            for weights, of_net in zip(self._folds(self.pairs[kind], modules), modules, strict=True):
+                pairs = [(of_net[convolution], of_net[norm]) for convolution, norm in self.pairs[kind]]
+                stack.enter_context(folded(pairs, weights))
+                stack.enter_context(strides_in_single(of_net.values()))
+                self.folded_bytes += sum(part.nbytes for pair in weights for part in pair)
             yield
+
+    def _folds(
+        self, pairs: tuple[tuple[str, str], ...], modules: Sequence[Mapping[str, nn.Module]]
+    ) -> Sequence[Sequence[Folded]]:
+        """The weights of these folded pairs, for each network; those of the last call serve while nothing changes."""
+        asked = self._hashed and self._hashed[1], pairs
+        if asked in self.folds:
+            return self.folds[asked]
+        found = [[together(of_net[convolution], of_net[norm]) for convolution, norm in pairs] for of_net in modules]
+        if self.budget.limit is None and asked[0] is not None:  # what stays is in no prediction
+            self.folds.clear()
+            self.folds[asked] = found
+        return found
 
     def settle_precision(
         self,

@@ -165,7 +165,7 @@ class NoisyCopies(Explainer):
                 f"{type(estimator).__name__} factors the plain gradient: its base is SimpleGradient(). For "
                 f"{self.base.card.title} take estimator=Shrunk() or Mean()."
             )
-        with Ahead(lambda asked: drawn(*asked)) as ahead, model.quick(x):
+        with Ahead(lambda asked: drawn(*asked)) as ahead:
             halves = lambda: self._halves(x, sigma, targets, streams[0])  # noqa: E731  # of the first input
             spread = estimator.order > 2
             model.settle_precision(x, halves, (repr(self.base), repr(self.noise), spread), spread=spread)

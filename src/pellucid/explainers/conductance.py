@@ -76,21 +76,20 @@ class Conductance(Explainer):
         last: dict[int, tuple[Tensor, Tensor]] = {}  # of each input, what the point before gave
         ends: dict[int, list[Tensor]] = {i: [] for i in range(len(x))}
         gathered: Tensor | None = None
-        with model.quick(x):
-            for which, _, points in along.points(torch.linspace(0, 1, self.n_steps + 1), model.rows(x, maps=1)):
-                found = model.layer_pass(points, of_rows(targets, which), [layer], gradients=True)
-                [units], [gradients] = found.activations, found.gradients
-                if gathered is None:
-                    gathered = torch.zeros((len(x), *units.shape[1:]), dtype=torch.float64, device=units.device)
-                for i, unit, gradient, score in zip(
-                    which.tolist(), units.double(), gradients.double(), found.scores.double(), strict=True
-                ):
-                    if i in last:
-                        before, slope = last[i]
-                        gathered[i] += (gradient + slope) / 2 * (unit - before)
-                    last[i] = unit, gradient
-                    ends[i] = [*ends[i][:1], score]
-                tell(len(which))
+        for which, _, points in along.points(torch.linspace(0, 1, self.n_steps + 1), model.rows(x, maps=1)):
+            found = model.layer_pass(points, of_rows(targets, which), [layer], gradients=True)
+            [units], [gradients] = found.activations, found.gradients
+            if gathered is None:
+                gathered = torch.zeros((len(x), *units.shape[1:]), dtype=torch.float64, device=units.device)
+            for i, unit, gradient, score in zip(
+                which.tolist(), units.double(), gradients.double(), found.scores.double(), strict=True
+            ):
+                if i in last:
+                    before, slope = last[i]
+                    gathered[i] += (gradient + slope) / 2 * (unit - before)
+                last[i] = unit, gradient
+                ends[i] = [*ends[i][:1], score]
+            tell(len(which))
         assert gathered is not None  # noqa: S101  # a path has two points
         whole = torch.stack([last - first for first, last in ends.values()])
         return Estimate.exact(

@@ -97,17 +97,16 @@ class ExpectedGradients(Explainer):
             gradient = model.gradient(start + alpha * whole, targets.chosen(rows.tolist()))
             return (whole * gradient).unflatten(0, (len(inputs), len(indices))), None
 
-        with model.quick(x):
-            samples = Samples(
-                inputs=len(x),
-                rows=model.rows(x, maps=1),
-                n_samples=self.n_samples,
-                draw=draw,
-                report=call.report,
-                listening=call.listening,
-                earlier=call.earlier,
-            )
-            return sample(samples, Mean())
+        samples = Samples(
+            inputs=len(x),
+            rows=model.rows(x, maps=1),
+            n_samples=self.n_samples,
+            draw=draw,
+            report=call.report,
+            listening=call.listening,
+            earlier=call.earlier,
+        )
+        return sample(samples, Mean())
 
     def _absent(self, model: Model, x: Tensor) -> Float[Tensor, "n b *features"]:
         """The baselines of each input; those of a background are the same for all, (n, 1, *features)."""

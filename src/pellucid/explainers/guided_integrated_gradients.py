@@ -86,18 +86,17 @@ class GuidedIntegratedGradients(Explainer):
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         along = path(self.baseline, model, x)
         tell = telling(call, self.n_steps * len(x))
-        with model.quick(x):
-            walks = [
-                _Walk(one.double().flatten(), start.double().flatten(), self.fraction, self.max_distance)
-                for one, start in zip(along.x, along.start, strict=True)
-            ]
-            for step in range(self.n_steps):
-                at = torch.stack([walk.at for walk in walks]).view(x.shape).to(x)
-                gradients = model.gradient(at, targets).double().flatten(1)
-                for walk, gradient in zip(walks, gradients, strict=True):
-                    walk.go((step + 1) / self.n_steps, gradient)
-                tell(len(x))
-            whole = change(model, along, targets)
+        walks = [
+            _Walk(one.double().flatten(), start.double().flatten(), self.fraction, self.max_distance)
+            for one, start in zip(along.x, along.start, strict=True)
+        ]
+        for step in range(self.n_steps):
+            at = torch.stack([walk.at for walk in walks]).view(x.shape).to(x)
+            gradients = model.gradient(at, targets).double().flatten(1)
+            for walk, gradient in zip(walks, gradients, strict=True):
+                walk.go((step + 1) / self.n_steps, gradient)
+            tell(len(x))
+        whole = change(model, along, targets)
         scores = torch.stack([walk.gathered for walk in walks])
         digits = torch.promote_types(x.dtype, torch.float32)
         return Estimate.exact(

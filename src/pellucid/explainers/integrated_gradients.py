@@ -106,13 +106,12 @@ class IntegratedGradients(Explainer):
         along = path(self.baseline, model, x)
         mean = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
         tell = telling(call, len(x) * self.n_steps)
-        with model.quick(x):
-            for which, step, points in along.points(torch.from_numpy(at), model.rows(x, maps=1)):
-                gradient = model.gradient(points, of_rows(targets, which))
-                share = torch.from_numpy(weights)[step].to(x.device).view(-1, *(1,) * (x.ndim - 1))
-                mean.index_add_(0, which.to(x.device), gradient * share)
-                tell(len(which))
-            whole = change(model, along, targets)
+        for which, step, points in along.points(torch.from_numpy(at), model.rows(x, maps=1)):
+            gradient = model.gradient(points, of_rows(targets, which))
+            share = torch.from_numpy(weights)[step].to(x.device).view(-1, *(1,) * (x.ndim - 1))
+            mean.index_add_(0, which.to(x.device), gradient * share)
+            tell(len(which))
+        whole = change(model, along, targets)
         scores = along.whole.double() * mean
         residual = scores.flatten(1).sum(1) - whole
         return Estimate.exact(scores.to(gradient.dtype), residual=residual, notes={"change": tuple(whole.tolist())})

@@ -69,14 +69,11 @@ class ScoreCAM(ActivationMap):
         found = model.layer_pass(x, targets, layers, gradients=False)
         absent = standing_in(self.baseline, x, model.preprocess, model.packing)
         maps = []
-        with model.quick(x):
-            for name, activation in zip(layers, found.activations, strict=True):
-                a = grid_at(name, activation, model, x).maps(activation)
-                check_pictures(self.card.title, model.features(x))
-                each = [
-                    self._map(model, x[i : i + 1], absent[i : i + 1], targets[i : i + 1], a[i]) for i in range(len(x))
-                ]
-                maps.append(torch.stack(each)[:, None])
+        for name, activation in zip(layers, found.activations, strict=True):
+            a = grid_at(name, activation, model, x).maps(activation)
+            check_pictures(self.card.title, model.features(x))
+            each = [self._map(model, x[i : i + 1], absent[i : i + 1], targets[i : i + 1], a[i]) for i in range(len(x))]
+            maps.append(torch.stack(each)[:, None])
         return Estimate.exact(fused(maps), notes=self.notes(layers, len(x)))
 
     def _map(
