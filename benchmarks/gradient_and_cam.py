@@ -164,7 +164,9 @@ def _trial(match: Match, contender: Contender) -> Contender:
 
 
 def agreement(match: Match, ours: Contender, peer: Contender, hall: Hall) -> float:
-    """The correlation of the peer's map with ours in its convention: 1 if they are equal but for scale and offset."""
+    """The least correlation of the peer's maps with ours in its convention: 1 if they are equal but for scale and
+    offset.
+    """
     ours, peer = replace(ours, **match.check), replace(peer, **match.check)
     alike = replace(ours, like=peer.who)
     if explainer(alike) != explainer(ours):
@@ -172,7 +174,7 @@ def agreement(match: Match, ours: Contender, peer: Contender, hall: Hall) -> flo
     a, b = (torch.from_numpy(hall.map(one)).double() for one in (ours, peer))
     if a.shape != b.shape:  # the peer has enlarged what speaks for the class
         a = interpolate(a.clamp(min=0), size=b.shape[2:], mode="bilinear")
-    return float(np.corrcoef(a.flatten(), b.flatten())[0, 1])
+    return min(float(np.corrcoef(one.flatten(), other.flatten())[0, 1]) for one, other in zip(a, b, strict=True))
 
 
 def rows(match: Match, case: str, hall: Hall, pace: Pace) -> Iterator[str]:
