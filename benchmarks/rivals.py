@@ -1,4 +1,4 @@
-"""Gradient methods and class activation maps by pellucid, Captum, PAIR saliency and grad-cam.
+"""Gradient methods, class activation maps and relevance by pellucid, Captum, PAIR saliency, grad-cam and Zennit.
 
 Peers get what a careful caller gives them: frozen parameters and the micro-batch that is asked for. Where noise is
 drawn, the first run of a peer takes pellucid's, so that its map can be compared; later runs draw their own.
@@ -46,7 +46,12 @@ class Contender:
 
     def explain(self) -> Explain:
         """The explanation, ready to be timed."""
-        return {"pellucid": _pellucid, "Captum": _captum, "PAIR": _pair, "grad-cam": _grad_cam}[self.who](self)
+        kinds = {"pellucid": _pellucid, "Captum": _captum, "PAIR": _pair, "grad-cam": _grad_cam, "Zennit": _zennit}
+        return kinds[self.who](self)
+
+
+BOX = (-2.2, 2.7)
+"""The least and the greatest number that a normalised photo holds."""
 
 
 def _case(how: Contender) -> Case:
@@ -114,6 +119,13 @@ def explainer(how: Contender) -> pl.Explainer:
         "simple-gradient": pl.SimpleGradient,
         "input-x-gradient": pl.InputXGradient,
         "full-grad": pl.FullGrad,
+        "guided-backprop": pl.GuidedBackprop,
+        "deconvnet": pl.Deconvnet,
+        "deep-lift": pl.DeepLIFT.captum,
+        "lrp-epsilon-plus": pl.LRP.epsilon_plus,
+        "lrp-epsilon-plus-flat": pl.LRP,
+        "lrp-epsilon-alpha2-beta1-flat": pl.LRP.epsilon_alpha2_beta1_flat,
+        "lrp-epsilon-gamma-box": lambda: pl.LRP.epsilon_gamma_box(*BOX),
         "smooth-input-x-gradient": lambda: pl.SmoothGrad(base=pl.InputXGradient(), n_samples=how.n, noise_level=LEVEL),
         "guided-integrated-gradients": lambda: pl.GuidedIntegratedGradients(baseline=zero, n_steps=how.n),
         "conductance": lambda: pl.Conductance(layer=how.layer, baseline=zero, n_steps=how.n),
@@ -170,6 +182,9 @@ def _captum(how: Contender) -> Explain:
         "input-x-gradient": (attr.InputXGradient, {}),
         "smooth-input-x-gradient": (attr.InputXGradient, {}),
         "integrated-gradients": (attr.IntegratedGradients, {"n_steps": how.n, "internal_batch_size": how.batch}),
+        "guided-backprop": (attr.GuidedBackprop, {}),
+        "deconvnet": (attr.Deconvolution, {}),
+        "deep-lift": (attr.DeepLift, {}),
     }
     of_layer = {
         "grad-cam": (attr.LayerGradCam, {}),
@@ -225,6 +240,37 @@ def _torch_draws(case: Case) -> Iterator[None]:
         yield
     finally:
         torch.normal = before
+
+
+# --- Zennit ------------------------------------------------------------------------------------------------------
+
+
+def _zennit(how: Contender) -> Explain:
+    """Its hooks stay, and its norms stay merged, as a caller with many photos has it."""
+    let_torchvision_import()
+    from zennit import attribution, canonizers, composites
+    from zennit.torchvision import ResNetCanonizer
+
+    case = _case(how)
+    merged = [ResNetCanonizer() if how.case == "ResNet-50" else canonizers.SequentialMergeBatchNorm()]
+    kinds = {
+        "guided-backprop": composites.GuidedBackprop,
+        "deconvnet": composites.DeconvNet,
+        "lrp-epsilon-plus": composites.EpsilonPlus,
+        "lrp-epsilon-plus-flat": composites.EpsilonPlusFlat,
+        "lrp-epsilon-alpha2-beta1-flat": composites.EpsilonAlpha2Beta1Flat,
+        "lrp-epsilon-gamma-box": lambda **settings: composites.EpsilonGammaBox(*BOX, **settings),
+    }
+    net = copy.deepcopy(case.net)
+    attributor = attribution.Gradient(net, kinds[how.method](canonizers=merged))
+    attributor.__enter__()
+    top = torch.nn.functional.one_hot(torch.tensor([case.target] * how.inputs), 1000).to(case.x)
+
+    def run() -> Tensor:
+        _, relevance = attributor(case.x.clone().requires_grad_(), top)
+        return relevance.detach()
+
+    return run
 
 
 # --- PAIR saliency -----------------------------------------------------------------------------------------------

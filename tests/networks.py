@@ -444,13 +444,23 @@ _OF_TABLES = {**dict.fromkeys(CELLS, pl.LayerError), "full-grad": pl.ArgumentErr
 
 REFUSALS: dict[str, dict[str, type[pl.PellucidError]]] = {
     "ViT-Tiny": {"cam": pl.LayerError},  # it reads a token
-    "MLP": _OF_TABLES,
+    "MLP": {**_OF_TABLES},
     "linear model": _OF_TABLES,
     "U-Net": {"cam": pl.LayerError},  # it reads a region
     "LSTM": {"full-grad": pl.ArgumentError, "score-cam": pl.ArgumentError},  # which axis are places is not known
     "detector": {"cam": pl.LayerError},  # it reads boxes
 }
 """What refuses a network, by the names of both, and with what. SmoothGrad of a method refuses what the method does."""
+
+_GUIDED = ("guided-backprop", "deconvnet", "guided-grad-cam")
+for _name in ("ViT-Tiny", "Swin-Tiny", "LSTM", "linear model"):  # no rectifiers
+    REFUSALS[_name] = {**REFUSALS.get(_name, {}), **dict.fromkeys(_GUIDED, pl.RuleError)}
+for _name in ("LSTM", "MLP", "linear model"):
+    REFUSALS[_name]["guided-grad-cam"] = pl.ArgumentError  # which axis are places is not known
+
+_ATTENTION = ("attention-rollout", "gradient-x-attention")
+for _name in {case.name for case in CASES} - {"ViT-Tiny"}:  # Swin attends among windows, the others nowhere
+    REFUSALS[_name] = {**REFUSALS.get(_name, {}), **dict.fromkeys(_ATTENTION, pl.RuleError)}
 
 for _name in {case.name for case in CASES} - {"linear model"}:
     REFUSALS[_name] = {**REFUSALS.get(_name, {}), "linear-explanation": pl.MissingNeed}

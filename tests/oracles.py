@@ -113,6 +113,29 @@ def conv_net(classes: int = 3, *, seed: int = 0, dtype: torch.dtype = torch.floa
     return net.to(dtype).train()
 
 
+class Tokens(nn.Module):
+    """The cells of (B, K, h, w) as tokens (B, h w, K)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).transpose(1, 2)
+
+
+class MeanToken(nn.Module):
+    """The mean of all tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+def attention_net(classes: int = 3, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """As `conv_net`, with attention among the cells of its last convolution."""
+    convolutions = conv_net(seed=seed)[:4]
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        layers = (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), MeanToken(), nn.Linear(8, classes))
+    return nn.Sequential(*convolutions, Tokens(), *layers).to(dtype).train()
+
+
 def uniform(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Fixed values in [0, 1)."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)

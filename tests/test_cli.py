@@ -56,6 +56,7 @@ def nan(): return Changed(lambda y: y * float("nan"))
 def constant(): return Changed(lambda y: 0 * y.detach())
 def regression(): return Changed(lambda y: y[:, :1])
 def slow(): return Changed(sleep)
+def spectrum(): return Changed(lambda y: torch.fft.fft(y).real)
 def fixed(): return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
 def talks():
     print("a word of the builder")
@@ -965,3 +966,70 @@ def test_ctrl_c_keeps_the_inputs_that_are_done_and_leaves_no_trace_of_the_other(
     assert "\x1b[?25h" in done.err.rpartition("\x1b[?25l")[2]  # the cursor is shown again
     assert files(folder) == {"cat.smooth-grad.png", "dog.jpg"}
     assert picture("cat.smooth-grad.png").text
+
+
+# What a network executes, and the rule of each operation
+
+
+def test_check_lists_what_is_executed_and_the_rule_of_each_operation(pellucid):
+    done = pellucid("check", "cat.jpg", *MODEL, "--method", "lrp")
+    assert (done.code, done.err) == (0, "")
+    title, *rows = done.out.partition("Layer-wise Relevance Propagation: ")[2].splitlines()
+    assert title == f"{len(rows)} operations, each has a rule"
+    cells = [re.split(r"  +", row.strip()) for row in rows]
+    assert ["0", "convolution", "8x15x15", "Flat()"] in cells
+    assert ["1", "relu", "8x15x15", "derivative"] in cells
+    assert ["4", "addmm", "4", "Epsilon(epsilon=1e-06)"] in cells
+    assert list(dict.fromkeys(cell[0] for cell in cells if cell[0] != "-")) == ["0", "1", "2", "3", "4"], "in order"
+    assert len({row.index(cell[3]) for row, cell in zip(rows, cells, strict=True)}) == 1, "in columns"
+
+
+def test_an_operation_without_a_rule_is_told_and_the_model_not_fit(pellucid):
+    done = pellucid("check", "cat.jpg", "--model", "nets.py:spectrum", *SIZE, "--method", "lrp")
+    assert (done.code, done.err) == (1, "")
+    assert re.search(r"^  Layer-wise Relevance Propagation: \d+ operations, \d+ have no rule$", done.out, re.MULTILINE)
+    assert re.search(r"^    -  +_fft_\w+  +\S+  +no rule$", done.out, re.MULTILINE)
+    assert pellucid("check", "cat.jpg", "--model", "nets.py:spectrum", *SIZE).code == 0, "of other methods it is fit"
+
+
+def test_a_baseline_is_that_with_which_operations_are_compared(pellucid):
+    done = pellucid("check", "cat.jpg", *MODEL, "--method", "deep lift", "--baseline", "white")
+    assert done.code == 0
+    assert re.search(r"^    1 +relu +8x15x15 +rescale$", done.out, re.MULTILINE)
+
+
+def test_programs_are_told_the_operations(pellucid):
+    [said] = pellucid("check", "cat.jpg", *MODEL, "--method", "guided-backprop", "--json").objects
+    found = [one for one in said["operations"] if one["kind"] != "layout"]
+    assert found[:2] == [
+        {"module": "0", "what": "convolution", "kind": "affine", "shape": [1, 8, 15, 15], "rule": "derivative",
+         "refused": False},
+        {"module": "1", "what": "relu", "kind": "rectifier", "shape": [1, 8, 15, 15], "rule": "guided",
+         "refused": False},
+    ]  # fmt: skip
+    [said] = pellucid("check", "cat.jpg", *MODEL, "--json").objects
+    assert "operations" not in said
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--baseline", "black"], r"--baseline is a method's: give --method too\."),
+        (["--method", "lrp", "--baseline", "black"], r"lrp has no --baseline\."),
+        (["--method", "simple-gradient"], r"simple-gradient .* has no rules to list.*lrp.* have\."),
+        (["--method", "linear-explanation"], r"linear-explanation is global"),
+        (["--method", "deep-lfit"], r"There is no method 'deep-lfit'\. Did you mean deep-lift"),
+    ],
+)
+def test_methods_without_rules_and_names_of_none_are_wrong_usage(pellucid, words, told):
+    done = pellucid("check", "cat.jpg", *MODEL, *words)
+    assert (done.code, done.out) == (2, "")
+    assert re.search(told, " ".join(done.err.split()))
+
+
+@pytest.mark.doors
+def test_a_method_that_says_nothing_of_such_networks_is_told_for_the_input(pellucid):
+    done = pellucid("check", "cat.jpg", *MODEL, "--method", "attention-rollout")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("Error: cat.jpg: The network executed no attention on the way to the target")

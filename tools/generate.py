@@ -49,6 +49,7 @@ PUBLIC = {
     ],
     "core.tuning": ["Tuning"],
     "explainers._noise": ["NoiseLevel"],
+    "explainers._rules": ["AlphaBeta", "Epsilon", "Flat", "Gamma", "SumRule", "Winner", "WSquare", "ZBox", "ZPlus"],
     "catalogue": ["Methods", "methods"],
     "metrics.similarity": None,
     "metrics.stability": None,

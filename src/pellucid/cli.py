@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pellucid.core.explainer import Explainer, Progress
     from pellucid.core.input import Input
     from pellucid.core.model import Model
+    from pellucid.core.rule import Told
+    from pellucid.explainers._ruled import Ruled
     from pellucid.modalities.image.draw import Drawing
     from pellucid.modalities.image.heatmap import Channels
 
@@ -299,13 +301,25 @@ def compare(
 @cli.command()
 @_inputs
 @_target
+@click.option(
+    "--method",
+    help="List what the network executes, and the rule of this method for each operation: one of "
+    "those that replace derivatives, such as lrp or deep-lift.",
+)
+@click.option("--baseline", type=click.Choice(_BASELINES), help="What absent means for the method.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each input on standard output.")
 @_model
-def check(inputs: tuple[str, ...], target: str | None, as_json: bool, **model_options: Any) -> None:
+def check(
+    inputs: tuple[str, ...], target: str | None, method: str | None, baseline: str | None, as_json: bool,
+    **model_options: Any,
+) -> None:  # fmt: skip
     """Say whether a model is fit to be explained, or what to do.
 
     Exit code 1 if it is not, on any of INPUTS.
     """
+    if method is None and baseline is not None:
+        raise click.UsageError("--baseline is a method's: give --method too.")
+    ruled = None if method is None else _ruled(method, baseline)
     from pellucid.catalogue import methods as find_methods
     from pellucid.core.diagnosis import Severity
     from pellucid.explainers.simple_gradient import SimpleGradient
@@ -324,19 +338,51 @@ def check(inputs: tuple[str, ...], target: str | None, as_json: bool, **model_op
              "score": float(prediction.outputs[0, k]) if probable else value}
             for _, value, k in prediction.top(5)
         ]  # fmt: skip
+        told = [] if ruled is None else ruled.operations(model, x, target)
         fit = all(finding.severity is not Severity.ERROR for finding in a.findings)
+        fit = fit and not any(one.refused for one in told)
         says = ", ".join(_amount(best["label"], best["score"], best["probability"]) for best in top[:3])
         lines = [
             f"{_shown(name)}: {model.name} says {says}",
             f"  offers {offers}; {fitting} local methods fit; this check took {a.cost}",
             *(f"  {finding.severity}: {finding}" for finding in a.findings),
             f"  {'fit to be explained' if fit else 'not fit to be explained as it is'}",
+            *(() if ruled is None else _operations(ruled.card.title, told)),
         ]
         findings = [{**vars(finding), "input": name} for finding in a.findings]
         data = {"input": name, "model": model.name, "fit": fit, "top": top, "findings": findings}
+        if ruled is not None:
+            data["operations"] = [one._asdict() for one in told]
         return _Said(data, lines, _remarks(x.notes[0], ()), good=fit)
 
     _each(inputs, one, as_json)
+
+
+def _ruled(name: str, baseline: str | None) -> "Ruled":
+    """The method of that name, if it is one of rules."""
+    from pellucid.catalogue import registered
+    from pellucid.explainers._ruled import Ruled
+
+    [found] = _explainers([name], **_chosen(None, baseline, None))
+    if not isinstance(found, Ruled):
+        those = ", ".join(key for key, method in registered().items() if issubclass(method, Ruled))
+        raise click.UsageError(f"{found.card.name} has no list of rules of its own. These have: {those}.")
+    return found
+
+
+def _operations(title: str, told: "Sequence[Told]") -> list[str]:
+    """A line for each operation: where, what, of which shape, and its rule."""
+    rows = [(one.module or "-", one.what, "x".join(map(str, one.shape[1:])) or "-", one.rule) for one in told]
+    wide = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    without = sum(one.refused for one in told)
+    said = f"{without} have no rule" if without else "each has a rule"
+    return [
+        f"  {title}: {len(told)} operations, {said}",
+        *(
+            "    " + "  ".join([*(text.ljust(w) for text, w in zip(row[:3], wide, strict=True)), row[3]])
+            for row in rows
+        ),
+    ]
 
 
 def main() -> NoReturn:

@@ -9,6 +9,7 @@ PellucidError
 │   ├── FixedShape                      a program exported for one batch or one size only
 │   ├── CutError                        a network that Factored cannot cut, or not there
 │   ├── LayerError                      a layer that there is not, that runs several times or gives no such map
+│   ├── RuleError                       an executed operation that a method has no rule for
 │   └── MemoryLimit                     a limit under what the least piece of the work needs
 ├── InputError                          a file or array that cannot become an input
 ├── RecipeError                         a stored result that cannot be read or run again here
@@ -27,6 +28,7 @@ __all__ = [
     "OutputError",
     "PellucidError",
     "RecipeError",
+    "RuleError",
     "TargetError",
     "UntrustedModel",
 ]
@@ -66,6 +68,10 @@ class CutError(ModelError):
 
 class LayerError(ModelError):
     """A layer that the network does not have, that runs several times, or whose activation the method cannot use."""
+
+
+class RuleError(ModelError):
+    """An operation that the network executes and that the method has no rule for."""
 
 
 class MemoryLimit(ModelError):

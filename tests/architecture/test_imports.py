@@ -17,7 +17,8 @@ ORDER = ["errors", "core", "explainers", "metrics", "modalities", "models", "aud
 SIBLINGS = {
     "core": ["card", "checks", "recipe", "random", "ahead", "stopping", "label", "packing", "input", "prediction",
              "target", "baseline", "estimate", "moments", "estimator", "factored", "guard", "heap", "cuts", "depthwise",
-             "folding", "linear", "fingerprint", "grid", "layer", "bias", "output", "tail", "network", "replicas",
+             "folding", "linear", "fingerprint", "grid", "layer", "bias", "output", "operation", "rule", "executed",
+             "tail", "network", "replicas",
              "footprint", "memory", "precision", "tuning", "abstract_model", "model", "function_model", "diagnosis",
              "attribution", "explainer"],
     "metrics": ["similarity", "stability"],
@@ -28,7 +29,7 @@ SIBLINGS = {
 }  # fmt: skip
 
 # The bases on which other methods may build; a new method needs no line here.
-SHARED_EXPLAINERS = {"simple_gradient", "pointwise", "resampled", "smooth_grad"}
+SHARED_EXPLAINERS = {"simple_gradient", "pointwise", "resampled", "smooth_grad", "grad_cam", "guided_backprop", "lrp"}
 
 HEAVY = {"matplotlib": {"modalities/image/draw.py"}, "sklearn": {"models/sklearn.py"}, "ray": set(),
          "onnxruntime": set(),

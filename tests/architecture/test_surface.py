@@ -58,6 +58,12 @@ MIRRORED_ELSEWHERE = {
     "modalities/image/colour": "modalities/image/test_read",
     "explainers/_activation_map": "explainers/test_activation_map",
     "explainers/_noise": "explainers/test_noise",
+    "explainers/_affine": "explainers/test_affine",
+    "explainers/_attention": "explainers/test_attention",
+    "explainers/_background": "explainers/test_background",
+    "explainers/_compared": "explainers/test_compared",
+    "explainers/_ruled": "explainers/test_ruled",
+    "explainers/_rules": "explainers/test_rules",
     "explainers/_path": "explainers/test_path",
 }
 

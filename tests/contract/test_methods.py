@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import numpy as np
 import pytest
 import torch
-from tests.oracles import Constant, Raising, conv_net, uniform
+from tests.oracles import Constant, Raising, attention_net, conv_net, uniform
 from torch import nn
 
 import pellucid as pl
@@ -26,7 +26,10 @@ LOCAL = [_small(m) for m in registered().values() if issubclass(m, Explainer)]
 WRAPPED = [pl.SmoothGrad(base=e, n_samples=3) for e in LOCAL]
 ALL = [pytest.param(e, id=e.card.name) for e in (*LOCAL, *WRAPPED)]
 everyone = pytest.mark.parametrize("explain", ALL)
-of_features = pytest.mark.parametrize("explain", [p for p in ALL if p.values[0].card.per == "feature"])
+of_features = pytest.mark.parametrize(
+    "explain",
+    [p for p in ALL if p.values[0].card.per == "feature" and pl.Modality.TABLE in p.values[0].card.modalities],
+)
 of_cells = pytest.mark.parametrize("explain", [p for p in ALL if p.values[0].card.per != "feature"])
 
 X = uniform(5, 3, 9, 9, seed=4)
@@ -34,8 +37,14 @@ CHANNELS, CELLS = 8, (4, 4)  # of the last layer with cells
 
 
 def net_of(explain: pl.Explainer, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A network that the method explains: CAM needs a head that reads the mean of each channel."""
+    """A network that the method explains: CAM needs a head that reads the mean of each channel, others attention."""
+    if attends(explain):
+        return attention_net(dtype=dtype)
     return conv_net(dtype=dtype, pooled=1 if explain.card.name.endswith("of-cam") or is_cam(explain) else 2)
+
+
+def attends(explain: pl.Explainer) -> bool:
+    return explain.card.name.endswith(("attention-rollout", "x-attention"))
 
 
 def is_cam(explain: pl.Explainer) -> bool:
@@ -131,7 +140,7 @@ def test_the_network_is_as_it_was(explain):
     net = net_of(explain)
     net[5].eval()  # a mixture of modes
     net[0].weight.requires_grad_(False)
-    net[8].weight.grad = torch.ones_like(net[8].weight)
+    net[-1].weight.grad = torch.ones_like(net[-1].weight)
     net[3].register_forward_hook(lambda module, args, out: None)
     before, state = snapshot(net), global_random_state()
     explain(pl.TorchModel(net), X)
@@ -265,7 +274,9 @@ def test_inputs_need_not_be_images(explain):
 def test_a_network_without_cells_is_refused(explain):
     flat = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     for net, x in [(flat, uniform(2, 4)), (Constant(), uniform(2, 4))]:
-        with pytest.raises((pl.LayerError, pl.ArgumentError), match=r"grid of cells|to the places"):
+        with pytest.raises(
+            (pl.LayerError, pl.ArgumentError, pl.RuleError), match=r"of cells|to the places|no attention"
+        ):
             explain(pl.TorchModel(net), x)
 
 

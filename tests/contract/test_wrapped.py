@@ -5,8 +5,8 @@ from functools import cache
 
 import pytest
 import torch
-from tests.contract.test_methods import LOCAL
-from tests.oracles import conv_net, uniform
+from tests.contract.test_methods import LOCAL, attends
+from tests.oracles import attention_net, conv_net, uniform
 from torch import nn
 
 import pellucid as pl
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor 
 class Net(nn.Module):
     """Torch does not compile a Sequential in place, but what is written by others."""
 
-    def __init__(self) -> None:
+    def __init__(self, body: nn.Module) -> None:
         super().__init__()
-        self.body = conv_net(pooled=1)
+        self.body = body
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.body(x) / 2
@@ -67,14 +67,14 @@ def parallel_and_compiled(net: nn.Module) -> nn.Module:
 
 WAYS = (compiled, compiled_in_place, compiled_in_part, parallel, parallel_and_compiled)
 METHODS = [pytest.param(e, id=e.card.name) for e in LOCAL]
-LOOKS_INSIDE = pl.Needs.MODULES | pl.Needs.ACTIVATIONS
+LOOKS_INSIDE = pl.Needs.MODULES | pl.Needs.ACTIVATIONS | pl.Needs.OPERATIONS
 
 ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 
 
 @cache
-def model(way: Callable[[nn.Module], nn.Module]) -> pl.TorchModel:
-    return pl.TorchModel(way(Net()))
+def model(way: Callable[[nn.Module], nn.Module], attention: bool = False) -> pl.TorchModel:
+    return pl.TorchModel(way(Net(attention_net() if attention else conv_net(pooled=1))))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,7 +90,7 @@ def compiler():
 @ways
 @pytest.mark.parametrize("explain", METHODS)
 def test_a_wrapped_network_has_the_maps_of_the_plain_one(explain, way):
-    expected, found = explain(model(plain), X), explain(model(way), X)
+    expected, found = (explain(model(one, attends(explain)), X) for one in (plain, way))
     # The same operations on the same numbers; only the norms of a compiled network may stay unfolded.
     assert expected.scores.any()
     assert float((found.scores - expected.scores).abs().max()) <= 1e-5 * float(expected.scores.abs().max())
@@ -101,7 +101,7 @@ def test_a_wrapped_network_has_the_maps_of_the_plain_one(explain, way):
 def test_the_network_runs_compiled_where_nothing_inside_is_asked_for(way):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    pl.SimpleGradient()(pl.TorchModel(way(Net())), X)
+    pl.SimpleGradient()(pl.TorchModel(way(Net(conv_net()))), X)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 

@@ -1,6 +1,6 @@
 """Deliberate bugs: each a plausible slip in one place, with the tests that must fail for it."""
 
-from tests.mutants import activation_family, gradient_family, layers
+from tests.mutants import activation_family, attention, deep_lift, executed, gradient_family, layers, lrp
 from tests.mutants.mutant import Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -1058,4 +1058,8 @@ MUTANTS = [
     *layers.MUTANTS,
     *gradient_family.MUTANTS,
     *activation_family.MUTANTS,
+    *attention.MUTANTS,
+    *executed.MUTANTS,
+    *lrp.MUTANTS,
+    *deep_lift.MUTANTS,
 ]

@@ -87,9 +87,9 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         "the last baseline is never taken",
-        "explainers/expected_gradients.py",
-        "(two[:, 0] * len(absent))",
-        "(two[:, 0] * (len(absent) - 1))",
+        "explainers/_background.py",
+        "(where * len(starts))",
+        "(where * (len(starts) - 1))",
         (EXPECTED,),
     ),
     Mutant(
@@ -101,9 +101,9 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         "a background for what is held",
-        "explainers/expected_gradients.py",
-        "return absent * mask + x * (1 - mask)",
-        "return absent + 0 * x * mask",
+        "explainers/_background.py",
+        "return found * mask + x * (1 - mask)",
+        "return found + 0 * x * mask",
         (EXPECTED,),
     ),
     # the guided path

@@ -19,6 +19,7 @@ from pellucid.core.network import Ask, BiasPass, FactoredGradient, LayerPass
 from pellucid.core.packing import Packing
 from pellucid.core.prediction import OutputKind, Prediction, recognise
 from pellucid.core.random import Key
+from pellucid.core.rule import RuleBook, RulePass, Told
 from pellucid.core.target import Targets
 from pellucid.core.tuning import Tuning, sizes_up_to, tuned
 from pellucid.errors import ArgumentError, MemoryLimit, MissingNeed, ModelError
@@ -232,6 +233,31 @@ class Model(ABC):
     def bias_pass(self, x: Float[Tensor, "b *features"], targets: Targets) -> BiasPass:
         """The gradient, and each bias times the gradient where it is added. Only inside `undisturbed`."""
         raise MissingNeed(f"{self.name} offers {self.offers}, but no weights.")
+
+    def rule_pass(
+        self,
+        x: Float[Tensor, "b *features"],
+        targets: Targets,
+        book: RuleBook,
+        beside: Float[Tensor, "b *features"] | None = None,
+    ) -> RulePass:
+        """What reaches the input by rules in place of derivatives: see core/rule.py; rules may compare with a pass of
+        the rows `beside`. Only inside `undisturbed`.
+
+        Raises:
+            RuleError: an operation that the method has no rule for.
+        """
+        raise MissingNeed(f"{self.name} offers {self.offers}, but no operations.")
+
+    def told(
+        self,
+        x: Float[Tensor, "b *features"],
+        targets: Targets,
+        book: RuleBook,
+        beside: Float[Tensor, "b *features"] | None = None,
+    ) -> list[Told]:
+        """What the network executes for these rows, and the rule of each operation. Only inside `undisturbed`."""
+        raise MissingNeed(f"{self.name} offers {self.offers}, but no operations.")
 
     def tail(
         self, x: Float[Tensor, "b *features"], layer: str

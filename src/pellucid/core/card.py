@@ -53,6 +53,8 @@ class Needs(Flag):
     ACTIVATIONS = auto()
     MODULES = auto()
     WEIGHTS = auto()
+    OPERATIONS = auto()
+    """What is executed in a pass, one operation after the other."""
 
     def __str__(self) -> str:
         return " and ".join(str(flag.name).lower() for flag in self) or "nothing"

@@ -124,8 +124,8 @@ def diagnose_residual(estimate: Estimate) -> list[Finding]:
             "residual",
             Severity.WARNING,
             f"What is divided among the features sums to {change + left:.3g}, but should to {change:.3g}.",
-            "Take more steps, or a baseline nearer to the input. A network whose score the method cannot divide fully "
-            "(FullGrad: other units than ReLU) leaves a rest with any settings.",
+            "Take more steps, if the method has any, or a baseline nearer to the input. A network or a target that the "
+            "method cannot divide fully (FullGrad: other units than ReLU) leaves a rest with any settings.",
             row,
         )
         for row, (left, change) in enumerate(

@@ -38,6 +38,7 @@ from pellucid.core.precision import PrecisionTest, compare, has_bfloat16
 from pellucid.core.prediction import OutputKind
 from pellucid.core.random import Key, normal
 from pellucid.core.replicas import Networks, Replicas, devices_of, workers
+from pellucid.core.rule import RuleBook, RulePass, Told
 from pellucid.core.tail import Tail
 from pellucid.core.target import ClassScore, Targets
 from pellucid.core.tuning import Tuning, sizes_up_to, tuned
@@ -47,6 +48,9 @@ __all__ = ["UNKNOWN", "Ask", "BiasPass", "FactoredGradient", "Inputs", "LayerPas
 
 
 T = TypeVar("T")
+
+_RECORDED = 2
+"""How many rows a recorded one may take the memory of: values are kept that autograd does not."""
 
 
 class Clean(NamedTuple):
@@ -85,7 +89,7 @@ class TorchModel(Model):
         torch.Size([3, 4])
     """
 
-    offers = Needs.SCORES | Needs.GRADIENTS | Needs.ACTIVATIONS | Needs.MODULES | Needs.WEIGHTS
+    offers = Needs.SCORES | Needs.GRADIENTS | Needs.ACTIVATIONS | Needs.MODULES | Needs.WEIGHTS | Needs.OPERATIONS
 
     def __init__(
         self,
@@ -340,6 +344,46 @@ class TorchModel(Model):
         parts = [self.networks.bias_pass(x[part], targets[part]) for part in self._parts(x)]
         gradients, biases, scores = zip(*parts, strict=True)
         return BiasPass(torch.cat(gradients), _joined(biases), torch.cat(scores))
+
+    def rule_pass(
+        self,
+        x: Float[Tensor, "b *features"],
+        targets: Targets,
+        book: RuleBook,
+        beside: Float[Tensor, "b *features"] | None = None,
+    ) -> RulePass:
+        if Needs.OPERATIONS not in self.offers:
+            return super().rule_pass(x, targets, book, beside)
+        ask = Ask(record=book.keep)
+        self.passes += Cost(forward=0 if beside is None else len(beside))
+        found = self._from_clean(x, targets, ask, lambda c: c.networks.rule_pass(x, targets, book, beside, c.begun))
+        if found is not None:
+            return found
+        self.passes += Cost(forward=len(x), backward=len(x))
+        rows = self._recorded_rows(x, beside is not None)
+        shares = [slice(start, start + rows) for start in range(0, len(x), rows)]
+        each = [(part, None if beside is None else beside[part]) for part in shares]
+        parts = [self.networks.rule_pass(x[part], targets[part], book, other) for part, other in each]
+        return RulePass.joined(parts, lambda each: torch.cat(list(each)))
+
+    def _recorded_rows(self, x: Tensor, compared: bool) -> int:
+        """How many rows are recorded at once: under a memory limit each takes as much as several that are not."""
+        if self.budget.limit is None:
+            return self.rows(x)
+        several = 2 * _RECORDED if compared else _RECORDED
+        return max(self.rows(x, together=several) // several, 1)
+
+    def told(
+        self,
+        x: Float[Tensor, "b *features"],
+        targets: Targets,
+        book: RuleBook,
+        beside: Float[Tensor, "b *features"] | None = None,
+    ) -> list[Told]:
+        if Needs.OPERATIONS not in self.offers:
+            return super().told(x, targets, book, beside)
+        self.passes += Cost(forward=len(x) + (0 if beside is None else len(beside)))
+        return self.networks.each[0].told(x, targets, book, beside)
 
     @contextmanager
     def tail(self, x: Float[Tensor, "b *features"], layer: str) -> Iterator[tuple[Model, Float[Tensor, "b features"]]]:

@@ -14,26 +14,29 @@ from torch import Tensor, nn
 
 from pellucid.core.bias import Added, biases
 from pellucid.core.cuts import Cut, at_once, averaged, description, find_cuts, named_cut
+from pellucid.core.executed import Executed, assign, recorded, walk_back
 from pellucid.core.layer import last_spatial, tapped, witnessed
 from pellucid.core.output import Selection, check_outputs, selected, takes_names
 from pellucid.core.packing import Packing
 from pellucid.core.prediction import OutputKind
+from pellucid.core.rule import Keep, RuleBook, RulePass, Told
 from pellucid.core.tail import Tail
 from pellucid.core.target import Targets
 from pellucid.errors import CutError, LayerError, ModelError, PellucidError
 
-__all__ = ["Ask", "Begun", "BiasPass", "FactoredGradient", "LayerPass", "Network"]
+__all__ = ["Ask", "Begun", "BiasPass", "FactoredGradient", "LayerPass", "Network", "RulePass"]
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a pass is to give besides its outputs: what layers give, or each place where a bias is added; and, if not
-    left out, a graph for gradients by that, or by the input.
+    """What a pass is to give besides its outputs: what layers give, each place where a bias is added, or a record of
+    what is executed; and, if not left out, a graph for gradients by that, or by the input.
     """
 
     layers: tuple[str, ...] = ()
     biases: bool = False
     gradients: bool = True
+    record: Keep | None = None
 
 
 class Begun(NamedTuple):
@@ -46,6 +49,7 @@ class Begun(NamedTuple):
     taps: tuple[Tensor, ...]
     added: Sequence[Added]
     read: Mapping[str, Tensor]
+    executed: Executed | None
 
 
 class LayerPass(NamedTuple):
@@ -120,12 +124,13 @@ class Network:
             added = stack.enter_context(biases(self.net)) if ask.biases else []
             taps = stack.enter_context(tapped(self.net, ask.layers, leaves=ask.gradients)) if ask.layers else None
             read = stack.enter_context(tapped(self.net, reads)) if reads else None
+            executed = stack.enter_context(recorded(self.net, ask.record)) if ask.record is not None else None
             if ask.gradients and not ask.layers:
                 leaf.requires_grad_()
             outputs = self._forward(leaf)
         found = () if taps is None else tuple(taps.of(layer, len(x)) for layer in ask.layers)
         given = {} if read is None else {name: read.of(name, len(x)) for name in reads}
-        return Begun(x, ask, leaf, outputs, found, added, given)
+        return Begun(x, ask, leaf, outputs, found, added, given, executed)
 
     def layer_pass(self, x: Tensor, targets: Targets, ask: Ask, begun: Begun | None = None) -> LayerPass:
         """What the layers give, and the gradients of the rows' targets by it if asked for."""
@@ -155,6 +160,47 @@ class Network:
         elif len(x) == 1:
             products = [product if len(product) == 1 else product.flatten()[None] for product in products]
         return BiasPass(_as_map(gradient), tuple(products), _as_map(scores))
+
+    def rule_pass(
+        self, x: Tensor, targets: Targets, book: RuleBook, beside: Tensor | None = None, begun: Begun | None = None
+    ) -> RulePass:
+        """What reaches the input by rules in place of derivatives; a pass of the rows `beside` serves the rules."""
+        begun = begun or self.begin(x, Ask(record=book.keep), targets.layers)
+        other = None if beside is None else self.begin(beside, Ask(record=book.keep), targets.layers)
+        scores_beside = None if other is None else _as_map(self._targets_of(other, targets))
+        scores, roots = self._root(begun, targets)
+        leaf, executed, ends = begun.leaf, begun.executed, _ends(begun)
+        if not roots:
+            return RulePass(_as_map(torch.zeros_like(leaf)), None, scores, scores_beside)
+        assert executed is not None  # noqa: S101  # it was asked for
+        del begun  # what is gone through shall be let go of
+        with self._named_errors(leaf), torch.no_grad():
+            compared = None if other is None else other.executed
+            messages, landed, seen = walk_back(roots, leaf, executed, ends, book, compared)
+        arrived = None if landed is None else _as_map(landed)
+        return RulePass(_as_map(messages), arrived, scores, scores_beside, tuple(map(_as_map, seen)))
+
+    def told(self, x: Tensor, targets: Targets, book: RuleBook, beside: Tensor | None = None) -> list[Told]:
+        """What is executed on the way to the targets, and the rule of each operation."""
+        ask = Ask(record=replace(book.keep, named=True))
+        begun = self.begin(x, ask, targets.layers)
+        other = None if beside is None else self.begin(beside, ask, targets.layers)
+        _, roots = self._root(begun, targets)
+        assert begun.executed is not None  # noqa: S101  # it was asked for
+        if not roots:
+            return []
+        given = assign(roots[0], begun.executed, _ends(begun), book, None if other is None else other.executed)
+        return [
+            Told(one.module, one.what, one.kind, one.shape, each.words, bool(each.refusal))
+            for one, each in given.items()
+        ]
+
+    def _root(self, begun: Begun, targets: Targets) -> tuple[Tensor, list[Any]]:
+        """The targets (b,), and the node of their sum, if they depend on the input."""
+        with torch.enable_grad():
+            scores = self._targets_of(begun, targets)
+            root = scores.sum().grad_fn
+        return _as_map(scores), [] if root is None else [root]
 
     def _targets_of(self, begun: Begun, targets: Targets) -> Tensor:
         with torch.set_grad_enabled(begun.ask.gradients):
@@ -297,6 +343,11 @@ class Network:
             raise
         except Exception as error:
             raise ModelError(f"{self.name} failed on a batch of shape {tuple(x.shape)}: {error}") from error
+
+
+def _ends(begun: Begun) -> list[Any]:
+    """The nodes of what the network gave to the targets."""
+    return [t.grad_fn for t in (begun.outputs, *begun.read.values()) if t.grad_fn is not None]
 
 
 def _as_map(gradient: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pellucid.core.fingerprint import marks, tensors_of
 from pellucid.core.network import Ask, Begun, BiasPass, FactoredGradient, LayerPass, Network
+from pellucid.core.rule import RuleBook, RulePass
 from pellucid.core.target import Targets
 from pellucid.errors import ArgumentError, ModelError
 
@@ -140,6 +141,20 @@ class Networks:
             self._each([part.biases for part in parts]),
             self._gathered([part.scores for part in parts]),
         )
+
+    def rule_pass(
+        self, x: Tensor, targets: Targets, book: RuleBook, beside: Tensor | None = None, begun: Sequence[Begun] = ()
+    ) -> RulePass:
+        """What reaches the input by rules in place of derivatives."""
+
+        def share(network: Network, rows: slice) -> RulePass:
+            others = None if beside is None else beside[rows]
+            started = self._of(network, begun)
+            if isinstance(begun, list) and begun:
+                begun[self.each.index(network)] = None  # what is gone through shall be let go of
+            return network.rule_pass(x[rows], targets[rows], book, others, started)
+
+        return RulePass.joined(self._shared(divided(len(x), len(self.each)), share), self._gathered)
 
     def tail(self, layer: str, x: Tensor, rows: int) -> "Networks":
         """The networks from this layer on."""

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.baseline import Background, Baseline, BlackOrZero, FeatureMean, standing_in
+from pellucid.core.baseline import Background, Baseline, BlackOrZero, FeatureMean
 from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Scope, Stage
 from pellucid.core.checks import check_seed
 from pellucid.core.estimate import Estimate
@@ -25,7 +25,7 @@ from pellucid.core.model import Model
 from pellucid.core.random import uniform
 from pellucid.core.stopping import Until, check_samples, lengthened
 from pellucid.core.target import Targets
-from pellucid.errors import ArgumentError
+from pellucid.explainers._background import absent, check_baselines, drawn
 
 __all__ = ["ExpectedGradients"]
 
@@ -52,14 +52,7 @@ class ExpectedGradients(Explainer):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        several = isinstance(self.baselines, tuple) and self.baselines
-        if not isinstance(self.baselines, Background) and not (
-            several and all(isinstance(one, Baseline) for one in self.baselines)
-        ):
-            raise ArgumentError(
-                f"`baselines` is pl.Background.of(rows), or a tuple such as (pl.Pixel(0.0), pl.Pixel(1.0)). Got "
-                f"{self.baselines!r}."
-            )
+        check_baselines(self.baselines)
         check_samples(self.n_samples)
         check_seed(self.seed)
 
@@ -85,13 +78,12 @@ class ExpectedGradients(Explainer):
 
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         streams = [key.stream(self.seed) for key in call.keys]
-        absent = self._absent(model, x)
+        starts = absent(self.baselines, model, x)
 
         def draw(inputs: Sequence[int], indices: range, how: Draw) -> tuple[Tensor, None]:
             two = np.stack([uniform(streams[b], i, 2) for b in inputs for i in indices])
             rows = torch.tensor([b for b in inputs for _ in indices])
-            chosen = torch.from_numpy((two[:, 0] * len(absent)).astype(np.int64)).clamp(max=len(absent) - 1)
-            start = absent[chosen, rows if absent.shape[1] > 1 else torch.zeros_like(rows)]
+            start = drawn(starts, two[:, 0], rows)
             alpha = torch.from_numpy(two[:, 1]).to(x).view(-1, *(1,) * (x.ndim - 1))
             whole = x[rows] - start
             gradient = model.gradient(start + alpha * whole, targets.chosen(rows.tolist()))
@@ -107,25 +99,3 @@ class ExpectedGradients(Explainer):
             earlier=call.earlier,
         )
         return sample(samples, Mean())
-
-    def _absent(self, model: Model, x: Tensor) -> Float[Tensor, "n b *features"]:
-        """The baselines of each input; those of a background are the same for all, (n, 1, *features)."""
-        if not isinstance(self.baselines, Background):
-            return torch.stack([standing_in(one, x, model.preprocess, model.packing) for one in self.baselines])
-        rows = self.baselines.rows
-        packing = model.packing
-        if packing is not None and sum(not held for held in packing.held) == 1:  # such as a layer
-            [shape] = [shape for shape, held in zip(packing.shapes, packing.held, strict=True) if not held]
-            if tuple(rows.shape[1:]) == shape:
-                given = {packing.names[packing.drawn]: rows}
-                held = {name: rows.new_zeros((len(rows), *part.shape[1:])) for name, part in packing.parts(x).items()}
-                rows = packing.packed(list((held | given).values()))
-        if rows.shape[1:] != x.shape[1:]:
-            raise ArgumentError(
-                f"Expected a background of inputs {tuple(x.shape[1:])}, but it holds {tuple(rows.shape[1:])}."
-            )
-        absent = rows.to(x)[:, None]
-        if model.packing is None:
-            return absent
-        mask = model.packing.mask(x)
-        return absent * mask + x * (1 - mask)  # what is held stays each input's own
