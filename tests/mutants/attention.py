@@ -61,15 +61,15 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "the last layer first",
         "explainers/_attention.py",
-        "for one in reversed(found.seen)]",
-        "for one in found.seen]",
+        "return list(reversed(found.seen))",
+        "return list(found.seen)",
         (ROLLOUT, GRADIENT),
     ),
     Mutant(
         "gradients for attentions",
         "explainers/_attention.py",
-        "self.flow(each[1::2], each[::2])",
-        "self.flow(each[::2], each[1::2])",
+        "self.flow(together[1::2], together[::2])",
+        "self.flow(together[::2], together[1::2])",
         (ROLLOUT,),
     ),
     Mutant(

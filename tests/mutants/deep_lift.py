@@ -172,8 +172,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "every part of a batch beside the first baselines",
         "core/model.py",
-        "None if beside is None else beside[part] for part",
-        "None if beside is None else beside[: len(x[part])] for part",
+        "None if beside is None else beside[part]) for part",
+        "None if beside is None else beside[: len(x[part])]) for part",
         (LIFT,),
     ),
 ]

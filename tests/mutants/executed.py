@@ -75,8 +75,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "operations belong to the outermost module",
         "core/executed.py",
-        "(kind, name, self.running[-1], tuple(operands), rest, out)",
-        "(kind, name, self.running[min(1, len(self.running) - 1)], tuple(operands), rest, out)",
+        "(kind, name, self.running[-1], tuple(operands), rest, given)",
+        "(kind, name, self.running[min(1, len(self.running) - 1)], tuple(operands), rest, given)",
         (EXECUTED,),
     ),
     Mutant(
@@ -140,15 +140,15 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "nodes are taken in the order in which they were made",
         "core/executed.py",
-        "(-node._sequence_nr(), next(self._count), node)",
-        "(node._sequence_nr(), next(self._count), node)",
+        "        node = order.pop()\n",
+        "        node = order.pop(0)\n",
         (EXECUTED,),
     ),
     Mutant(
         "every message is to the first output",
         "core/executed.py",
-        "self.messages[node][number] =",
-        "self.messages[node][0] =",
+        "there[number] =",
+        "there[0] =",
         (EXECUTED,),
     ),
     Mutant(
@@ -182,8 +182,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "what nobody recorded is passed over",
         "core/executed.py",
-        "unseen = [_unseen(node) for node in executed.unseen(reached)]",
-        "unseen = []",
+        "if node not in executed.by_node and node.next_functions]",
+        "if False]",
         (EXECUTED,),
     ),
     Mutant(
@@ -204,8 +204,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "a pass by rules without a target where there is no graph",
         "core/network.py",
-        "return RulePass(_as_map(torch.zeros_like(leaf)), None, _as_map(scores), scores_beside)",
-        "return RulePass(_as_map(torch.ones_like(leaf)), None, _as_map(scores), scores_beside)",
+        "return RulePass(_as_map(torch.zeros_like(leaf)), None, scores, scores_beside)",
+        "return RulePass(_as_map(torch.ones_like(leaf)), None, scores, scores_beside)",
         (EXECUTED,),
     ),
     Mutant(
@@ -254,7 +254,7 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "a matrix product of two dependent operands is affine",
         "core/operation.py",
-        "return Kind.OTHER if first else Kind.AFFINE",
+        "return Kind.AFFINE if not several else Kind.OTHER if adds else Kind.MATMUL",
         "return Kind.AFFINE",
         (OPERATION,),
     ),

@@ -11,8 +11,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "epsilon that is added to sums of either sign",
         "explainers/_rules.py",
-        "torch.where(z >= 0, epsilon, -epsilon)",
-        "torch.where(z >= 0, epsilon, epsilon)",
+        "device=z.device), z + 0.0)",
+        "device=z.device), z.abs())",
         (RULES,),
     ),
     Mutant(
@@ -25,15 +25,15 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "gamma that favours positive summands of negative sums too",
         "explainers/_rules.py",
-        "more = w + self.gamma * _part(w, sign)",
-        "more = w + self.gamma * _part(w, 1)",
+        "self._more(w, sign), partial",
+        "self._more(w, 1), partial",
         (RULES,),
     ),
     Mutant(
         "gamma that knows positive inputs only",
         "explainers/_rules.py",
-        "w + self.gamma * _part(w, -sign), bias)",
-        "more, bias)",
+        "partial(self._more, w, -sign), bias)",
+        "partial(self._more, w, sign), bias)",
         (RULES,),
     ),
     Mutant(
@@ -53,14 +53,14 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "alpha beta that adds the negative summands",
         "explainers/_rules.py",
-        "found = found - self.beta * _split(",
-        "found = found + self.beta * _split(",
+        "self.alpha * found - self.beta * _split(",
+        "self.alpha * found + self.beta * _split(",
         (RULES,),
     ),
     Mutant(
         "positive summands without those of negative inputs",
         "explainers/_rules.py",
-        "below = bool((x < 0).any())",
+        "below = bool(x.min() < 0)",
         "below = False",
         (RULES,),
     ),
@@ -124,8 +124,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "gains of a transposed convolution along its inputs",
         "explainers/_affine.py",
-        "if self._turned else",
-        "if False else",
+        "(1, -1) if turned else",
+        "(1, -1) if False else",
         (AFFINE,),
     ),
     Mutant(
@@ -174,8 +174,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "first layer that is none behind a layout",
         "explainers/lrp.py",
-        "made = {one.node for one in operations if one.kind is not Kind.LAYOUT}",
-        "made = {one.node for one in operations}",
+        "            if one.kind is Kind.LAYOUT:\n                untouched",
+        "            if one.kind is Kind.MAX:\n                untouched",
         (LRP,),
     ),
     Mutant(
@@ -217,7 +217,7 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "gates that get relevance",
         "explainers/lrp.py",
-        'one.what in ("sigmoid", "hardsigmoid")',
+        "one.what in _GATES",
         'one.what in ("tanh",)',
         (LRP,),
     ),
@@ -273,8 +273,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "shifts that undo what a merged sum gets",
         "explainers/lrp.py",
-        "message = divided(message, z, z, self.rule.epsilon).view(self.affine.last.shape)",
-        "message = divided(message, z - 1, z, self.rule.epsilon).view(self.affine.last.shape)",
+        "message = divided(message, z, z, self.rule.epsilon)",
+        "message = divided(message, z - 1, z, self.rule.epsilon)",
         (LRP,),
     ),
     Mutant(
