@@ -143,16 +143,23 @@ class Networks:
         )
 
     def rule_pass(
-        self, x: Tensor, targets: Targets, book: RuleBook, beside: Tensor | None = None, begun: Sequence[Begun] = ()
+        self,
+        x: Tensor,
+        targets: Targets,
+        book: RuleBook,
+        beside: Tensor | None = None,
+        begun: list[Begun] | None = None,
     ) -> RulePass:
-        """What reaches the input by rules in place of derivatives."""
+        """What reaches the input by rules in place of derivatives. Passes are taken out of the list `begun`, so that
+        what is gone through is let go of.
+        """
+        waiting = dict(zip(self.each, begun or (), strict=False))
+        if begun is not None:
+            begun.clear()
 
         def share(network: Network, rows: slice) -> RulePass:
             others = None if beside is None else beside[rows]
-            started = self._of(network, begun)
-            if isinstance(begun, list) and begun:
-                begun[self.each.index(network)] = None  # what is gone through shall be let go of
-            return network.rule_pass(x[rows], targets[rows], book, others, started)
+            return network.rule_pass(x[rows], targets[rows], book, others, waiting.pop(network, None))
 
         return RulePass.joined(self._shared(divided(len(x), len(self.each)), share), self._gathered)
 

@@ -8,7 +8,7 @@ it is not, hands on all relevance; autograd's own derivative serves wherever the
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -27,10 +27,8 @@ class Sent(NamedTuple):
     landed: bool = False
 
 
-class Rule(Protocol):
-    """What an operation makes of the messages to its outputs."""
-
-    def __call__(self, operation: Operation, messages: Sequence[Tensor | None]) -> list[Sent]: ...
+Rule = Callable[[Operation, Sequence[Tensor | None]], list[Sent]]
+"""What an operation makes of the messages to its outputs."""
 
 
 @dataclass(frozen=True)

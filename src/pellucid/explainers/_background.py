@@ -24,7 +24,7 @@ def check_baselines(baselines: object) -> None:
 
 def absent(
     baselines: Background | tuple[Baseline, ...], model: Model, x: Float[Tensor, "b *features"]
-) -> Float[Tensor, "n b *features"]:
+) -> Float[Tensor, "n own *features"]:
     """The baselines of each input; those of a background are the same for all, (n, 1, *features)."""
     if not isinstance(baselines, Background):
         return torch.stack([standing_in(one, x, model.preprocess, model.packing) for one in baselines])
@@ -46,7 +46,7 @@ def absent(
     return found * mask + x * (1 - mask)  # what is held stays each input's own
 
 
-def drawn(starts: Float[Tensor, "n b *features"], where: np.ndarray, rows: Tensor) -> Float[Tensor, "m *features"]:
+def drawn(starts: Float[Tensor, "n own *features"], where: np.ndarray, rows: Tensor) -> Float[Tensor, "m *features"]:
     """One baseline for each of the inputs `rows`, chosen by numbers in [0, 1)."""
     chosen = torch.from_numpy((where * len(starts)).astype(np.int64)).clamp(max=len(starts) - 1)
     return starts[chosen, rows if starts.shape[1] > 1 else torch.zeros_like(rows)]
