@@ -1017,7 +1017,7 @@ def test_programs_are_told_the_operations(pellucid):
     [
         (["--baseline", "black"], r"--baseline is a method's: give --method too\."),
         (["--method", "lrp", "--baseline", "black"], r"lrp has no --baseline\."),
-        (["--method", "simple-gradient"], r"simple-gradient .* has no list of rules.*These have: .*lrp"),
+        (["--method", "simple-gradient"], r"simple-gradient has no list of rules.*These have: .*lrp"),
         (["--method", "linear-explanation"], r"linear-explanation is global"),
         (["--method", "deep-lfit"], r"There is no method 'deep-lfit'\. Did you mean deep-lift"),
     ],
