@@ -103,6 +103,7 @@ from .explainers.integrated_gradients import IntegratedGradients as IntegratedGr
 from .explainers.layer_cam import LayerCAM as LayerCAM
 from .explainers.linear_explanation import LinearExplanation as LinearExplanation
 from .explainers.lrp import LRP as LRP
+from .explainers.lrp import Leak as Leak
 from .explainers.pointwise import Absolute as Absolute
 from .explainers.pointwise import Squared as Squared
 from .explainers.resampled import MinMax as MinMax

@@ -752,3 +752,31 @@ def test_what_does_not_lead_to_the_target_needs_no_rule():
 def test_wrong_settings_say_what_to_write(settings, words):
     with pytest.raises(pl.ArgumentError, match=words):
         pl.LRP(**settings)
+
+
+# what each operation absorbs
+
+
+def leaking(bias: bool) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=bias), nn.BatchNorm2d(4, affine=bias), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(4, 5, 2, bias=bias), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3, bias=bias),
+    ).double().eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("explain", [pl.LRP(), pl.LRP.epsilon(0.0), pl.LRP.epsilon_alpha2_beta1_flat()], ids=repr)
+def test_what_operations_do_not_hand_on_is_what_the_map_misses(explain):
+    model, x = pl.TorchModel(leaking(bias=True)), uniform(2, 3, 9, 9, seed=3, dtype=torch.float64)
+    a, leaks = explain(model, x[:1], target=1), explain.leaks(model, x, target=1)
+    missing = sum(one.arrived - one.handed_on for one in leaks)
+    assert missing == pytest.approx(-float(a.residual), rel=1e-9)
+    assert leaks[-1].module == "8"
+    assert leaks[-1].arrived == pytest.approx(a.decision.score, rel=1e-12)
+    assert [one.what for one in leaks].count("convolution") == 2
+    assert "native_batch_norm" not in [one.what for one in leaks]  # part of a sum
+
+
+def test_without_biases_every_operation_hands_on_what_it_gets():
+    model, x = pl.TorchModel(leaking(bias=False)), uniform(1, 3, 9, 9, seed=3, dtype=torch.float64)
+    for one in pl.LRP.epsilon(0.0).leaks(model, x, target=1):
+        assert one.handed_on == pytest.approx(one.arrived, rel=1e-9, abs=1e-12)

@@ -284,4 +284,18 @@ MUTANTS: list[Mutant] = [
         "if False:",
         (LRP,),
     ),
+    Mutant(
+        "leaks of a product in place of the whole sum",
+        "explainers/lrp.py",
+        "z = self.rule.affine.z if isinstance(self.rule, _Sum) else operation.output",
+        "z = operation.output",
+        ("tests/explainers/test_lrp.py",),
+    ),
+    Mutant(
+        "leaks that take what landed for a message",
+        "explainers/lrp.py",
+        "part.sum() if lands else (part * values[edge]).sum()",
+        "(part * values[edge]).sum()",
+        ("tests/explainers/test_lrp.py",),
+    ),
 ]

@@ -17,8 +17,9 @@ What biases and stabilisers absorb is lost: `residual` is the sum of the map les
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -29,21 +30,32 @@ from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Scope, St
 from pellucid.core.estimate import Estimate
 from pellucid.core.executed import derivative
 from pellucid.core.explainer import Call
-from pellucid.core.model import Model
+from pellucid.core.model import Inputs, Model, as_input
 from pellucid.core.operation import Edge, Kind, Operation
-from pellucid.core.rule import Assigned, Keep, RuleBook, Sent
-from pellucid.core.target import Targets
+from pellucid.core.random import Key
+from pellucid.core.rule import Assigned, Keep, Rule, RuleBook, Sent
+from pellucid.core.target import Targets, TargetSpec, settle
 from pellucid.errors import ArgumentError
 from pellucid.explainers._affine import Affine, sums
 from pellucid.explainers._ruled import Ruled
 from pellucid.explainers._rules import AlphaBeta, Epsilon, Flat, Gamma, SumRule, ZBox, ZPlus, divided
 
-__all__ = ["LRP"]
+__all__ = ["LRP", "Leak"]
 
 _PLAIN = frozenset({Kind.LAYOUT, Kind.SUM, Kind.ADD, Kind.MAX, Kind.SCALE})
 _SMALL = 1e-6
 _GATES = ("sigmoid", "hardsigmoid", "reciprocal", "rsqrt")
 """What is multiplied with one of these is divided by a number, or let through by a gate."""
+
+
+class Leak(NamedTuple):
+    """The relevance that an operation got and that which it handed on."""
+
+    module: str
+    what: str
+    rule: str
+    arrived: float
+    handed_on: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +148,26 @@ class LRP(Ruled):
         first = None if self.first is None else self.first.at(x, model.preprocess)
         return Relevance(self.convolution, self.dense, first, self.named)
 
+    def leaks(self, model: Model, x: Inputs, target: TargetSpec = None) -> list[Leak]:
+        """What each operation gets of the first input's relevance and what it hands on, in the order in which they ran.
+
+        What is missing was absorbed by biases and stabilisers; all that is missing is the map's `residual`. Operations
+        that only rearrange numbers hand on what they get, and are left out.
+
+        Raises:
+            MissingNeed: the model does not offer what the method needs.
+            RuleError: the network executes an operation that has no rule.
+        """
+        self.check_needs(model)
+        given = as_input(x)
+        with model.undisturbed(Key.named("leaks"), given.packing) as quiet:
+            placed = quiet.place(given.tensor[:1])
+            targets = settle(target, quiet.prediction(placed))
+            book = _Leaking(self.book(quiet, placed))
+            found = quiet.rule_pass(placed, targets, book)
+        measured = sorted(tuple(one.flatten().tolist()) for one in found.seen)
+        return [Leak(*book.names[int(index)], arrived, handed) for index, arrived, handed in measured]
+
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         found = model.rule_pass(x, targets, self.book(model, x))
         scores = x.to(found.messages.dtype) * found.messages
@@ -206,6 +238,50 @@ class Relevance(RuleBook):
             f"LRP has no rule for the operation {one.what!r} of {where}. `pellucid check --method lrp` lists them all. "
             "Take a method that needs gradients only, such as IntegratedGradients().",
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Leaking(RuleBook):
+    """The rules of a book, with the relevance that goes into each and comes out."""
+
+    inner: Relevance
+    names: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @property
+    def keep(self) -> Keep:
+        return Keep(frozenset(Kind), frozenset(Kind), named=True)
+
+    def assign(self, operations: Sequence[Operation], beside: Sequence[Operation] = ()) -> Mapping[Operation, Assigned]:
+        found = {}
+        given = self.inner.assign(operations)
+        for one in operations:
+            each = given[one]
+            if one.kind is Kind.LAYOUT or each.refusal or isinstance(each.rule, _ToTheSum):
+                found[one] = each
+            else:
+                found[one] = replace(each, rule=_Measured(len(self.names), each.rule))
+                self.names.append((one.module, one.what, each.words))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """A rule, and what it makes of relevance: its number, what arrived and what it handed on."""
+
+    number: int
+    rule: Rule | None
+
+    def __call__(self, operation: Operation, messages: Sequence[Tensor | None]) -> list[Sent]:
+        sent = derivative(operation, messages) if self.rule is None else self.rule(operation, messages)
+        z = self.rule.affine.z if isinstance(self.rule, _Sum) else operation.output
+        message = messages[0]
+        assert message is not None  # noqa: S101  # of several outputs rules know the first
+        values = {operand.edge: operand.value for operand in operation.operands}
+        handed = [
+            part.sum() if lands else (part * values[edge]).sum() for edge, part, lands in sent if edge is not None
+        ]
+        numbers = (self.number, float((message * z).sum()), float(sum(handed)))
+        return [*sent, Sent(None, torch.tensor([numbers], dtype=torch.float64))]
 
 
 def _gates(operations: Sequence[Operation]) -> frozenset[Edge]:
