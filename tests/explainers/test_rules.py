@@ -18,8 +18,8 @@ from pellucid.explainers.lrp import Relevance
 
 KEEP = Relevance(pl.Epsilon(), pl.Epsilon(), None, ()).keep
 STABLE = 1e-6
-ROUNDED = {"rtol": 1e-10, "atol": 1e-11}
-"""The stabiliser has the digits of float32: it is off by 3e-15, which sums of 1e-4 show as 3e-11 of themselves."""
+ROUNDED = {"rtol": 1e-11, "atol": 1e-12}
+"""Some hundred sums and products of float64 each; where sums nearly cancel, they show more of their rounding."""
 LOW, HIGH = -1.5, 2.5  # the inputs below lie between
 
 
@@ -98,7 +98,7 @@ def z_box(x: list[float], w: list[float], b: float) -> list[float]:
 
 RULES: list[tuple[SumRule, Shares]] = [
     (pl.Epsilon(0.0), epsilon(0.0)),
-    (pl.Epsilon(0.25), epsilon(0.25)),
+    (pl.Epsilon(0.3), epsilon(0.3)),
     (pl.Gamma(0.0), gamma(0.0)),
     (pl.Gamma(), gamma(0.25)),
     (pl.Gamma(3.0), gamma(3.0)),
@@ -298,9 +298,9 @@ def test_from_inputs_of_zero_come_sums_of_no_sign_and_no_relevance():
         assert not found.any()
 
 
-def test_the_stabiliser_leads_away_from_zero_and_zero_counts_as_positive():
+def test_the_stabiliser_leads_away_from_zero():
     z = torch.tensor([-2.0, -0.0, 0.0, 2.0], dtype=torch.float64)
-    assert stabilised(z, 0.5).tolist() == [-2.5, 0.5, 0.5, 2.5]
+    assert stabilised(z, 0.3).tolist() == [-2.3, -0.3, 0.3, 2.3]  # each zero by its sign
     assert stabilised(z.float(), 0.5).dtype == torch.float32
 
 

@@ -75,8 +75,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "operations belong to the outermost module",
         "core/executed.py",
-        "(kind, name, self.running[-1], tuple(operands), rest, given)",
-        "(kind, name, self.running[min(1, len(self.running) - 1)], tuple(operands), rest, given)",
+        "(kind, name, self.running[-1], tuple(operands), tuple(rest), given)",
+        "(kind, name, self.running[min(1, len(self.running) - 1)], tuple(operands), tuple(rest), given)",
         (EXECUTED,),
     ),
     Mutant(
@@ -182,8 +182,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "what nobody recorded is passed over",
         "core/executed.py",
-        "if node not in executed.by_node and node.next_functions]",
-        "if False]",
+        "if node not in executed.by_node and node.next_functions:",
+        "if False:",
         (EXECUTED,),
     ),
     Mutant(

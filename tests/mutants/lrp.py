@@ -11,15 +11,15 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "epsilon that is added to sums of either sign",
         "explainers/_rules.py",
-        "device=z.device), z + 0.0)",
+        "device=z.device), z)",
         "device=z.device), z.abs())",
         (RULES,),
     ),
     Mutant(
         "relevance that is divided and not multiplied by its sum",
         "explainers/_rules.py",
-        "return message * z / stabilised(by, epsilon)",
-        "return message / stabilised(by, epsilon)",
+        "return (message * z).div_(",
+        "return (message * 1).div_(",
         (RULES,),
     ),
     Mutant(

@@ -24,7 +24,7 @@ from pellucid.core.operation import Cell, Edge, Kind, Operand, Operation, kind_o
 from pellucid.core.rule import Assigned, Keep, RuleBook, Sent
 from pellucid.errors import RuleError
 
-__all__ = ["Executed", "assign", "derivative", "recorded", "walk_back"]
+__all__ = ["Executed", "assign", "derivative", "ordered", "recorded", "walk_back"]
 
 
 @dataclass(eq=False)
@@ -95,21 +95,22 @@ class _Recorder(TorchDispatchMode):
                 if argument.alias_info is not None and argument.alias_info.is_write:
                     for tensor in _tensors(one):
                         self._save(tensor)
-        if not any(dependent) or not torch.is_grad_enabled():
+        if True not in dependent or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         name = schema.name.partition("::")[2].rstrip("_")  # `relu` of aten::relu_, `_softmax` of aten::_softmax
         kind = kind_of(name, dependent, given)
         keeps = kind in self.keep.operands
         operands = []
+        rest = given.copy()
         for (at, t), depends in zip(tensors, dependent, strict=True):
             if depends:
+                rest[at] = None
                 t = _whole(t) if schema.is_mutable else t  # noqa: PLW2901  # autograd's node is that of the whole
                 cell = self._cell(t, written=schema.is_mutable) if keeps else None
                 operands.append(Operand(at, (t.grad_fn, t.output_nr), tuple(t.shape), cell))
-        rest = tuple(None if any(t.requires_grad for t in _tensors(one)) else one for one in given)
         out = func(*args, **kwargs)
         given = [_whole(t) for t in _tensors(out)] if schema.is_mutable else out
-        self._waiting = (kind, name, self.running[-1], tuple(operands), rest, given)
+        self._waiting = (kind, name, self.running[-1], tuple(operands), tuple(rest), given)
         return out
 
     def link(self) -> None:
@@ -167,7 +168,8 @@ def walk_back(
     """
     end = torch.autograd.graph.get_gradient_edge(leaf).node
     root = roots.pop()
-    assigned = assign(root, executed, ends, book, beside)
+    order = ordered([root])
+    assigned = assign(order, executed, ends, book, beside)
     for each in assigned.values():
         if each.refusal:
             raise RuleError(each.refusal)
@@ -176,7 +178,6 @@ def walk_back(
     ends.clear()
     executed.operations.clear()  # they would keep all nodes, and what these have saved
     executed.by_node.clear()
-    order = _ordered([root])
     waiting = _Waiting()
     landed: Tensor | None = None
     seen: list[Tensor] = []
@@ -204,9 +205,9 @@ def walk_back(
 
 
 def assign(
-    root: Any, executed: Executed, ends: Sequence[Any], book: RuleBook, beside: Executed | None = None
+    order: Sequence[Any], executed: Executed, ends: Sequence[Any], book: RuleBook, beside: Executed | None = None
 ) -> Mapping[Operation, Assigned]:
-    """The rules of what leads to `root`, in the order in which it ran; `ends` are the nodes of what the network gave.
+    """The rules of what leads to the target, by its nodes in their order; `ends` are those of what the network gave.
 
     Raises:
         RuleError: the method says nothing of such networks, or other rows take another way through this one.
@@ -217,10 +218,15 @@ def assign(
             "The network executes other operations for the baseline than for the input, so that they cannot be "
             "compared one by one. Take IntegratedGradients(), which compares inputs and outputs alone."
         )
-    reached = set(_ordered([root]))
+    reached = set(order)
     pairs = [(one, other) for one, other in zip(executed.operations, others, strict=True) if one.node in reached]
-    own = [node for node in _ordered(ends) if node in reached]
-    unseen = [_unseen(node) for node in own if node not in executed.by_node and node.next_functions]
+    inside = set(ends)  # of the network, and no part of the target
+    unseen = []
+    for node in reversed(order):
+        if node in inside:
+            inside.update(child for child, _ in node.next_functions)
+            if node not in executed.by_node and node.next_functions:
+                unseen.append(_unseen(node))
     operations = [*(one for one, _ in pairs), *unseen]
     given = book.assign(operations, [other for _, other in pairs] if beside else ())
     return {one: given.get(one, _OWN) for one in operations}
@@ -258,7 +264,7 @@ class _Waiting:
         return self._messages.get(node, [None])[0]
 
 
-def _ordered(roots: Sequence[Any]) -> list[Any]:
+def ordered(roots: Sequence[Any]) -> list[Any]:
     """All nodes that lead to these, each after all that it leads on from: autograd's numbers count for each thread."""
     order: list[Any] = []
     found = set(roots)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pellucid.core.bias import Added, biases
 from pellucid.core.cuts import Cut, at_once, averaged, description, find_cuts, named_cut
-from pellucid.core.executed import Executed, assign, recorded, walk_back
+from pellucid.core.executed import Executed, assign, ordered, recorded, walk_back
 from pellucid.core.layer import last_spatial, tapped, witnessed
 from pellucid.core.output import Selection, check_outputs, selected, takes_names
 from pellucid.core.packing import Packing
@@ -189,7 +189,7 @@ class Network:
         assert begun.executed is not None  # noqa: S101  # it was asked for
         if not roots:
             return []
-        given = assign(roots[0], begun.executed, _ends(begun), book, None if other is None else other.executed)
+        given = assign(ordered(roots), begun.executed, _ends(begun), book, None if other is None else other.executed)
         return [
             Told(one.module, one.what, one.kind, one.shape, each.words, bool(each.refusal))
             for one, each in given.items()

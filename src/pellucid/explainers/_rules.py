@@ -61,13 +61,14 @@ class SumRule(ABC, Value):
 
 
 def stabilised(z: Tensor, epsilon: float) -> Tensor:
-    """Z, further from zero by epsilon; zero counts as positive."""
-    return z + torch.copysign(torch.tensor(epsilon, dtype=z.dtype, device=z.device), z + 0.0)
+    """Z, further from zero by epsilon."""
+    away = torch.copysign(torch.tensor(epsilon, dtype=z.dtype, device=z.device), z)
+    return away.add_(z)
 
 
 def divided(message: Tensor, z: Tensor, by: Tensor, epsilon: float = _STABLE) -> Tensor:
     """Relevance over another sum: m z / (by + e sign by)."""
-    return message * z / stabilised(by, epsilon)
+    return (message * z).div_(stabilised(by, epsilon))
 
 
 @dataclass(frozen=True)

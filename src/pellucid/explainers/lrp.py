@@ -353,6 +353,8 @@ class _ToTheSum:
 def _handed_on(operation: Operation, messages: Sequence[Tensor | None]) -> list[Sent]:
     x, message = operation.operands[0].value, messages[0]
     assert message is not None  # noqa: S101  # one output
+    if operation.kind is Kind.RECTIFIER:  # zero below zero
+        return [Sent(operation.operands[0].edge, message * (operation.output / x.clamp(min=torch.finfo(x.dtype).tiny)))]
     small = x.abs() < _SMALL
     factor = operation.output / torch.where(small, 1, x)
     [sent] = derivative(operation, messages)
