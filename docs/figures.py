@@ -4,6 +4,7 @@ The cat and the coffee cup ship with scikit-image (CC0). The dog and banana, and
 read from ../shared/data, whose licences do not allow the photos themselves in here: of them only maps are shown.
 """
 
+import copy
 import csv
 import json
 import math
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, PngImagePlugin
 from scipy.stats import bootstrap
 from skimage import data
@@ -113,12 +115,72 @@ def gallery(model: pl.Model) -> None:
     """Fifteen methods' maps of the cat."""
     x = model.read(data.chelsea())
     drawing = pl.gallery([explain(model, x) for explain in GALLERY])
+    saved(drawing, "gallery.png")
+
+
+RELEVANCE = (
+    pl.GuidedBackprop(),
+    pl.GuidedGradCAM(),
+    pl.LRP(),
+    pl.LRP.epsilon(0.25),
+    pl.LRP.epsilon_gamma_box(),
+    pl.ExcitationBackprop(),
+    pl.DeepLIFT(baseline=pl.FeatureMean()),
+)
+
+
+def relevance(model: pl.Model) -> None:
+    """The methods of relevance on the cat."""
+    x = model.read(data.chelsea())
+    drawing = pl.gallery([explain(model, x) for explain in RELEVANCE])
+    saved(drawing, "relevance.png")
+
+
+RANDOMISED = (pl.SimpleGradient(), pl.LRP.epsilon(0.25), pl.GuidedBackprop())
+BLOCKS = ("classifier", "head", "stages.6", "stages.4", "stages.2", "stem")
+
+
+def randomised(model: pl.Model) -> None:
+    """Maps of the cat as the network's weights are drawn at random from its last block down (Adebayo et al. 2018)."""
+    x = model.read(data.chelsea())
+    own = model.predict(x).outputs.argmax(1).tolist()
+    net = copy.deepcopy(model.net)
+    generator = torch.Generator().manual_seed(0)
+    names = [name for name, _ in net.named_parameters()][::-1]
+    models, done = [("the network", model)], 0
+    for block in BLOCKS:
+        upto = max(i for i, name in enumerate(names) if name.startswith(f"{block}.")) + 1
+        with torch.no_grad():
+            for name in names[done:upto]:
+                weight = net.get_parameter(name)
+                drawn = torch.randn(weight.shape, generator=generator) * weight.std(correction=0) + weight.mean()
+                weight.copy_(drawn)
+        done = upto
+        models.append((f"random from {block} up", pl.TorchModel(copy.deepcopy(net), preprocess=model.preprocess)))
+    rows = []
+    for explain in RANDOMISED:
+        maps = [explain(each, x, target=own) for _, each in models]
+        first = maps[0].scores.abs().sum(1)
+        alike = [pl.rank_correlation(first, a.scores.abs().sum(1)) for a in maps]
+        words = [f"{method_title(explain)}\n{title}, {r:.2f}" for (title, _), r in zip(models, alike, strict=True)]
+        panels = [map_panel(a, to_heatmap(a, channels="sum_abs")) for a in maps]
+        rows.append([replace(panel, title=title) for panel, title in zip(panels, words, strict=True)])
+    caption = (
+        "Maps of the cat for its class while weights are replaced by normal numbers of the same mean and spread, from "
+        "the last block down; the number is the rank correlation of magnitudes with the network's own map. A map that "
+        "explains what was learnt changes at once."
+    )
+    saved(compose(rows, metadata([]), caption), "randomised.png")
+
+
+def saved(drawing: Drawing, name: str) -> None:
+    """Written at a width that a page shows: photos at their own size would be megabytes."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt("pellucid", drawing.metadata, zip=True)
-    wide = 1120  # sixteen photos at their own size would be four megabytes
+    wide = 1120
     high = round(drawing.pixels.shape[0] * wide / drawing.pixels.shape[1])
     page = Image.fromarray(drawing.pixels).resize((wide, high), Image.Resampling.LANCZOS)
-    page.save(HERE / "img" / "gallery.png", pnginfo=info, optimize=True)
+    page.save(HERE / "img" / name, pnginfo=info, optimize=True)
 
 
 RESIDUAL_PHOTOS = 10
@@ -231,6 +293,8 @@ def main() -> None:
     cat(model)
     estimators(model)
     gallery(model)
+    relevance(model)
+    randomised(model)
     if not SHARED.is_dir():
         print(
             json.dumps(

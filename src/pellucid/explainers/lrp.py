@@ -129,7 +129,7 @@ class LRP(Ruled):
     def card(self) -> MethodCard:
         return MethodCard(
             name="lrp",
-            title="Layer-wise Relevance Propagation",
+            title="Layer-wise Relevance Propagation" if self == LRP() else f"LRP, {self._rules()}",
             scope=Scope.LOCAL,
             stage=Stage.POST_HOC,
             applicability=Applicability.MODEL_SPECIFIC,
@@ -143,6 +143,15 @@ class LRP(Ruled):
                 "biases and stabilisers absorb relevance: see `residual`",
             ),
         )
+
+    def _rules(self) -> str:
+        first = "" if self.first is None else f", {_short(self.first)} first"
+        sums = (
+            _short(self.convolution)
+            if self.convolution == self.dense
+            else (f"{_short(self.convolution)} and {_short(self.dense)}")
+        )
+        return f"{sums}{first}{', some by name' if self.named else ''}"
 
     def book(self, model: Model, x: Float[Tensor, "b *features"]) -> "Relevance":
         first = None if self.first is None else self.first.at(x, model.preprocess)
@@ -282,6 +291,12 @@ class _Measured:
         ]
         numbers = (self.number, float((message * z).sum()), float(sum(handed)))
         return [*sent, Sent(None, torch.tensor([numbers], dtype=torch.float64))]
+
+
+def _short(rule: SumRule) -> str:
+    """The rule with its numbers, for a title."""
+    numbers = [f"{value:g}" for value in vars(rule).values() if isinstance(value, int | float)]
+    return f"{type(rule).__name__}({', '.join(numbers)})" if numbers else type(rule).__name__
 
 
 def _gates(operations: Sequence[Operation]) -> frozenset[Edge]:
