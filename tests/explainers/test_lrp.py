@@ -780,3 +780,10 @@ def test_without_biases_every_operation_hands_on_what_it_gets():
     model, x = pl.TorchModel(leaking(bias=False)), uniform(1, 3, 9, 9, seed=3, dtype=torch.float64)
     for one in pl.LRP.epsilon(0.0).leaks(model, x, target=1):
         assert one.handed_on == pytest.approx(one.arrived, rel=1e-9, abs=1e-12)
+
+
+def test_titles_tell_composites_apart():
+    assert pl.LRP().card.title == "Layer-wise Relevance Propagation"
+    assert pl.LRP.epsilon(0.25).card.title == "LRP, Epsilon(0.25)"
+    assert pl.LRP.epsilon_gamma_box().card.title == "LRP, Gamma(0.25) and Epsilon(1e-06), ZBox first"
+    assert pl.LRP(named=(("head", pl.ZPlus()),)).card.title.endswith("some by name")
