@@ -80,7 +80,7 @@ MUTANTS: list[Mutant] = [
     # baselines drawn at random
     Mutant(
         "one number for the baseline and the place on the way",
-        "explainers/expected_gradients.py",
+        "explainers/_background.py",
         "torch.from_numpy(two[:, 1])",
         "torch.from_numpy(two[:, 0])",
         (EXPECTED,),
@@ -94,7 +94,7 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         "each input's numbers from the stream of the first",
-        "explainers/expected_gradients.py",
+        "explainers/_background.py",
         "uniform(streams[b], i, 2)",
         "uniform(streams[0], i, 2)",
         (EXPECTED,),

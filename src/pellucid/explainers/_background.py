@@ -1,15 +1,81 @@
-"""Baselines of which each sample draws one: the rows of a data set, or several rules for what absent means."""
+"""Expectations over baselines, of which each sample draws one: the rows of a data set, or several rules for what absent
+means.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.baseline import Background, Baseline, standing_in
+from pellucid.core.baseline import Background, Baseline, BlackOrZero, FeatureMean, standing_in
+from pellucid.core.checks import check_seed
+from pellucid.core.estimate import Estimate
+from pellucid.core.estimator import Draw, Mean, Samples, sample
+from pellucid.core.explainer import Call, Explainer
 from pellucid.core.model import Model
+from pellucid.core.random import uniform
+from pellucid.core.stopping import Until, check_samples, lengthened
+from pellucid.core.target import Targets
 from pellucid.errors import ArgumentError
 
-__all__ = ["absent", "check_baselines", "drawn"]
+__all__ = ["OverBaselines", "absent", "check_baselines", "drawn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverBaselines(Explainer):
+    """Abstract: the mean over baselines that are drawn at random, with its standard error.
+
+    `baselines` is a Background (inputs of a data set), or a tuple of Baselines.
+    """
+
+    baselines: Background | tuple[Baseline, ...] = field(default_factory=lambda: (BlackOrZero(), FeatureMean()))
+    n_samples: int | Until = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_baselines(self.baselines)
+        check_samples(self.n_samples)
+        check_seed(self.seed)
+
+    @abstractmethod
+    def contributions(
+        self,
+        model: Model,
+        x: Float[Tensor, "m *features"],
+        start: Float[Tensor, "m *features"],
+        numbers: Float[Tensor, " m"],
+        targets: Targets,
+    ) -> Float[Tensor, "m *features"]:
+        """One sample of each row, given its baseline and a random number in [0, 1)."""
+
+    def extended(self, taken: Sequence[int], draws: int, more: int | Until) -> "OverBaselines":
+        return replace(self, n_samples=lengthened(self.n_samples, taken, more))
+
+    def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
+        streams = [key.stream(self.seed) for key in call.keys]
+        starts = absent(self.baselines, model, x)
+
+        def draw(inputs: Sequence[int], indices: range, how: Draw) -> tuple[Tensor, None]:
+            two = np.stack([uniform(streams[b], i, 2) for b in inputs for i in indices])
+            rows = torch.tensor([b for b in inputs for _ in indices])
+            start, numbers = drawn(starts, two[:, 0], rows), torch.from_numpy(two[:, 1])
+            found = self.contributions(model, x[rows], start, numbers, targets.chosen(rows.tolist()))
+            return found.unflatten(0, (len(inputs), len(indices))), None
+
+        samples = Samples(
+            inputs=len(x),
+            rows=model.rows(x, maps=1),
+            n_samples=self.n_samples,
+            draw=draw,
+            report=call.report,
+            listening=call.listening,
+            earlier=call.earlier,
+        )
+        return sample(samples, Mean())
 
 
 def check_baselines(baselines: object) -> None:

@@ -6,32 +6,24 @@ Signed, shape of the input, in units of the score. Each sample draws one baselin
 error; the map sums to S(x) less the mean score of the baselines that were drawn.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
-import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.baseline import Background, Baseline, BlackOrZero, FeatureMean
 from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Scope, Stage
-from pellucid.core.checks import check_seed
-from pellucid.core.estimate import Estimate
-from pellucid.core.estimator import Draw, Mean, Samples, sample
-from pellucid.core.explainer import Call, Explainer
+from pellucid.core.estimator import Mean
 from pellucid.core.model import Model
-from pellucid.core.random import uniform
-from pellucid.core.stopping import Until, check_samples, lengthened
+from pellucid.core.stopping import Until
 from pellucid.core.target import Targets
-from pellucid.explainers._background import absent, check_baselines, drawn
+from pellucid.explainers._background import OverBaselines
 from pellucid.explainers._compared import Compared
 
 __all__ = ["DeepLIFTSHAP"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepLIFTSHAP(Explainer):
+class DeepLIFTSHAP(OverBaselines):
     """The expectation of DeepLIFT over several baselines (Lundberg & Lee 2017), with its standard error.
 
     `baselines` is a Background (inputs of a data set), or a tuple of Baselines.
@@ -48,14 +40,7 @@ class DeepLIFTSHAP(Explainer):
         True
     """
 
-    baselines: Background | tuple[Baseline, ...] = field(default_factory=lambda: (BlackOrZero(), FeatureMean()))
     n_samples: int | Until = 50
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_baselines(self.baselines)
-        check_samples(self.n_samples)
-        check_seed(self.seed)
 
     @property
     def card(self) -> MethodCard:
@@ -74,27 +59,12 @@ class DeepLIFTSHAP(Explainer):
             caveats=("networks of operations that have rules", "the baselines decide what can be seen"),
         )
 
-    def extended(self, taken: Sequence[int], draws: int, more: int | Until) -> "DeepLIFTSHAP":
-        return replace(self, n_samples=lengthened(self.n_samples, taken, more))
-
-    def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        streams = [key.stream(self.seed) for key in call.keys]
-        starts = absent(self.baselines, model, x)
-
-        def draw(inputs: Sequence[int], indices: range, how: Draw) -> tuple[Tensor, None]:
-            where = np.stack([uniform(streams[b], i, 1) for b in inputs for i in indices])[:, 0]
-            rows = torch.tensor([b for b in inputs for _ in indices])
-            start = drawn(starts, where, rows)
-            found = model.rule_pass(x[rows], targets.chosen(rows.tolist()), Compared(), start)
-            return ((x[rows] - start) * found.messages).unflatten(0, (len(inputs), len(indices))), None
-
-        samples = Samples(
-            inputs=len(x),
-            rows=model.rows(x, maps=1),
-            n_samples=self.n_samples,
-            draw=draw,
-            report=call.report,
-            listening=call.listening,
-            earlier=call.earlier,
-        )
-        return sample(samples, Mean())
+    def contributions(
+        self,
+        model: Model,
+        x: Float[Tensor, "m *features"],
+        start: Float[Tensor, "m *features"],
+        numbers: Float[Tensor, " m"],
+        targets: Targets,
+    ) -> Float[Tensor, "m *features"]:
+        return (x - start) * model.rule_pass(x, targets, Compared(), start).messages

@@ -7,31 +7,22 @@ the shap package's GradientExplainer computes. With noise on the input (Captum's
 `SmoothGrad(base=ExpectedGradients(n_samples=1))`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
-import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.core.baseline import Background, Baseline, BlackOrZero, FeatureMean
 from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Scope, Stage
-from pellucid.core.checks import check_seed
-from pellucid.core.estimate import Estimate
-from pellucid.core.estimator import Draw, Mean, Samples, sample
-from pellucid.core.explainer import Call, Explainer
+from pellucid.core.estimator import Mean
 from pellucid.core.model import Model
-from pellucid.core.random import uniform
-from pellucid.core.stopping import Until, check_samples, lengthened
 from pellucid.core.target import Targets
-from pellucid.explainers._background import absent, check_baselines, drawn
+from pellucid.explainers._background import OverBaselines
 
 __all__ = ["ExpectedGradients"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpectedGradients(Explainer):
+class ExpectedGradients(OverBaselines):
     """The expectation of Integrated Gradients over several baselines (Erion et al. 2021), with its standard error.
 
     `baselines` is a Background (inputs of a data set), or a tuple of Baselines.
@@ -46,15 +37,6 @@ class ExpectedGradients(Explainer):
         >>> a.scores.shape == a.standard_error.shape
         True
     """
-
-    baselines: Background | tuple[Baseline, ...] = field(default_factory=lambda: (BlackOrZero(), FeatureMean()))
-    n_samples: int | Until = 200
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_baselines(self.baselines)
-        check_samples(self.n_samples)
-        check_seed(self.seed)
 
     @property
     def card(self) -> MethodCard:
@@ -73,29 +55,14 @@ class ExpectedGradients(Explainer):
             caveats=("agnostic among differentiable models only", "the baselines decide what can be seen"),
         )
 
-    def extended(self, taken: Sequence[int], draws: int, more: int | Until) -> "ExpectedGradients":
-        return replace(self, n_samples=lengthened(self.n_samples, taken, more))
-
-    def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        streams = [key.stream(self.seed) for key in call.keys]
-        starts = absent(self.baselines, model, x)
-
-        def draw(inputs: Sequence[int], indices: range, how: Draw) -> tuple[Tensor, None]:
-            two = np.stack([uniform(streams[b], i, 2) for b in inputs for i in indices])
-            rows = torch.tensor([b for b in inputs for _ in indices])
-            start = drawn(starts, two[:, 0], rows)
-            alpha = torch.from_numpy(two[:, 1]).to(x).view(-1, *(1,) * (x.ndim - 1))
-            whole = x[rows] - start
-            gradient = model.gradient(start + alpha * whole, targets.chosen(rows.tolist()))
-            return (whole * gradient).unflatten(0, (len(inputs), len(indices))), None
-
-        samples = Samples(
-            inputs=len(x),
-            rows=model.rows(x, maps=1),
-            n_samples=self.n_samples,
-            draw=draw,
-            report=call.report,
-            listening=call.listening,
-            earlier=call.earlier,
-        )
-        return sample(samples, Mean())
+    def contributions(
+        self,
+        model: Model,
+        x: Float[Tensor, "m *features"],
+        start: Float[Tensor, "m *features"],
+        numbers: Float[Tensor, " m"],
+        targets: Targets,
+    ) -> Float[Tensor, "m *features"]:
+        alpha = numbers.to(x).view(-1, *(1,) * (x.ndim - 1))
+        whole = x - start
+        return whole * model.gradient(start + alpha * whole, targets)
