@@ -465,6 +465,13 @@ for _name in {case.name for case in CASES} - {"ViT-Tiny"}:  # Swin attends among
 for _name in {case.name for case in CASES} - {"linear model"}:
     REFUSALS[_name] = {**REFUSALS.get(_name, {}), "linear-explanation": pl.MissingNeed}
 
+_OF_PLACES = ("rise", "debiased-rise", "sliding-occlusion")
+for _name in ("MLP", "linear model", "several inputs"):  # neighbours that belong together are of pictures and signals
+    REFUSALS[_name] = {**REFUSALS.get(_name, {}), **dict.fromkeys(_OF_PLACES, pl.ArgumentError)}
+
+for _name in ("U-Net", "detector"):  # which have no one class that could flip
+    REFUSALS[_name]["smallest-change"] = pl.ArgumentError
+
 BLANK = {("linear model", "var-grad")}
 """Maps that are zero everywhere, as they should be: a gradient that is the same everywhere has no variance."""
 
@@ -472,7 +479,7 @@ BLANK = {("linear model", "var-grad")}
 def settings(method: type[Method], case: Case) -> Method:
     """The method with few samples and steps, and what the case chooses."""
     names = {f.name for f in fields(method)}
-    few = {"n_samples": 3, "n_steps": 3, **case.choices}
+    few = {"n_samples": 3, "n_steps": 3, "budget": 240, **case.choices}
     return method(**{name: value for name, value in few.items() if name in names})
 
 

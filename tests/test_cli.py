@@ -586,7 +586,7 @@ def test_the_most_samples_for_an_error_can_be_said_and_the_stop_is_explained(pel
         (["--device", "toaster"], "`device` is one of this machine"),
         (["--memory-limit", "2 gigs"], "`memory_limit` is a text such as '2GiB' or '500MB'"),
         (["--precision", "int8"], "'int8' is not one of 'bfloat16', 'auto'"),
-        (["--model", "nets.py"], "name the function that builds the network, nets.py:build."),
+        (["--model", "nets.py"], "name the function that builds the network, or that predicts, nets.py:build."),
         (["--model", "nets.py:biuld"], "nets.py has no function 'biuld'. It has build,"),
         (["--model", "efficientnet-lite0"], "efficientnet-lite0 brings its own size, mean, std"),
     ],
@@ -772,7 +772,7 @@ def test_methods_tell_programs_the_whole_card(pellucid):
     [said] = pellucid("methods", "--scope", "local", "--json").objects
     card = next(card for card in said["fitting"] if card["name"] == "smooth-grad")
     assert card["access"] == "white-box"
-    assert card["cost"] == {"forward": 50, "backward": 50, "channels": 0}
+    assert card["cost"] == {"forward": 50, "backward": 50, "channels": 0, "segments": 0}
     assert card["modalities"] == ["audio", "image", "table", "text"]
     assert said["excluded"][0]["reasons"] == ["scope is global"]
 
@@ -1033,3 +1033,83 @@ def test_a_method_that_says_nothing_of_such_networks_is_told_for_the_input(pellu
     done = pellucid("check", "cat.jpg", *MODEL, "--method", "attention-rollout")
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("Error: cat.jpg: The network executed no attention on the way to the target")
+
+
+# Black boxes
+
+SHAP = ("--method", "kernel-shap", *MODEL)
+
+
+def test_a_black_box_method_has_a_budget_and_segments(pellucid):
+    done = pellucid("explain", "cat.jpg", *SHAP, "--budget", "100", "--segments", "4x5", "--seed", "3")
+    assert done.code == 0
+    assert re.search(r"error \S+.* \(Gaussian process on pairs\) -> cat\.kernel-shap\.png", done.out)
+    settings = recipe("cat.kernel-shap.png")["explainer"]["settings"]
+    assert (settings["budget"], settings["seed"]) == (100, 3)
+    assert settings["segments"] == {"type": "Patches", "settings": {"cells": [4, 5]}}
+    assert settings["estimator"] == {"type": "PairedGP"}
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [("7", pl.Patches(7)), ("slic:9", pl.Superpixels(count=9)),
+     ("felzenszwalb", pl.Superpixels(count=50, method="felzenszwalb"))],
+)  # fmt: skip
+def test_segments_are_patches_or_superpixels(pellucid, words, rule):
+    from pellucid.core.recipe import decode
+
+    assert pellucid("explain", "cat.jpg", "--method", "occlusion", *MODEL, "--segments", words).code == 0
+    assert decode(recipe("cat.occlusion.png")["explainer"]).segments == rule
+
+
+def test_an_error_is_reached_by_model_calls(pellucid):
+    words = ("--error", "0.9", "--budget", "400", "--estimator", "regression", "--segments", "3", "--json")
+    [said] = pellucid("explain", "cat.jpg", *SHAP, *words).objects
+    assert said["estimated_error"][0] <= 0.9
+    assert said["passes"]["forward"] <= said["samples_used"][0] <= 400
+    assert said["stopped"][0].startswith(("error", "exact"))
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--samples", "9"], "kernel-shap has no --samples: its samples are model calls, --budget"),
+        (["--segments", "0"], "expected 7, 7x9, slic:50, felzenszwalb:50 or columns, but got '0'"),
+        (["--segments", "slic:x"], "expected 7, 7x9, slic:50"),
+        (["--estimator", "shrunk"], "kernel-shap has no --estimator shrunk. It has auto, paired-gp, regression"),
+        (["--noise-level", "0.1"], "kernel-shap has no --noise-level"),
+    ],
+)
+def test_settings_that_a_black_box_method_has_not_are_wrong_usage(pellucid, words, told):
+    done = pellucid("explain", "cat.jpg", *SHAP, *words)
+    assert (done.code, done.out) == (2, "")
+    assert told in " ".join(done.err.split())
+
+
+@pytest.mark.doors
+def test_a_method_of_copies_has_no_budget(pellucid):
+    done = pellucid("explain", "cat.jpg", *MODEL, "--budget", "9")
+    assert done.code == 2
+    assert "smooth-grad has no --budget" in done.err
+
+
+@pytest.mark.doors
+def test_too_small_a_budget_is_told_for_the_input(pellucid):
+    done = pellucid("explain", "cat.jpg", *SHAP, "--budget", "9", "--estimator", "regression")
+    assert (done.code, done.out) == (1, "")
+    assert "`budget` is 103 model calls or more" in done.err
+
+
+def test_ctrl_c_writes_what_was_asked_of_the_model_by_then(folder):
+    slow = ("--model", "nets.py:slow", *SIZE, "--method", "kernel-shap", "--budget", "4000")
+    running = Terminal("explain", "cat.jpg", *slow, "--save", "maps", "--estimator", "regression")
+    running.read_until("/3998")
+    running.process.send_signal(signal.SIGINT)
+    done = running.end()
+    assert done.code == 130
+    assert "what was asked by then for cat.jpg is written" in done.err
+    assert files(folder) == {"cat.kernel-shap.png", "maps/cat.kernel-shap.safetensors"}
+    kept = pl.Attribution.load("maps/cat.kernel-shap.safetensors")
+    assert kept.stopped.startswith("interrupted after")
+    assert kept.recipe.explainer["settings"]["budget"] == kept.samples_used < 4000

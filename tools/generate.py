@@ -23,7 +23,7 @@ PUBLIC = {
     ],
     "core.card": None,
     "core.diagnosis": ["Finding", "Severity"],
-    "core.estimate": ["Estimate"],
+    "core.estimate": ["Estimate", "Interrupted"],
     "core.estimator": ["Antithetic", "Estimator", "Mean"],
     "core.explainer": ["Explainer", "GlobalExplainer", "Progress"],
     "core.factored": ["Factored"],
@@ -35,6 +35,7 @@ PUBLIC = {
     "core.prediction": ["OutputKind", "Prediction"],
     "core.random": ["Key"],
     "core.recipe": ["Recipe"],
+    "core.segments": ["Columns", "Patches", "PatchesOrColumns", "SegmentMap", "Segments"],
     "core.stopping": ["Until"],
     "core.target": [
         "BoxScore",
@@ -58,9 +59,13 @@ PUBLIC = {
     "modalities.image.shrunk": None,
     "modalities.image.picture": ["comparison_page", "gallery", "heatmap", "overlay", "page"],
     "modalities.image.preprocess": None,
+    "modalities.image.superpixels": None,
     "models.description": ["Description"],
+    "models.endpoint": ["Transport"],
+    "models.http": None,
     "models.load": ["load"],
-    "models.sklearn": None,
+    "models.onnx": None,
+    "models.sklearn": ["SklearnModel"],
 }
 """Where the names come from that stand directly under `pellucid`; every method of `explainers/` is added by itself."""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
-from pellucid.errors import OutputError, PellucidError
+from pellucid.errors import ModelError, OutputError, PellucidError
 
 if TYPE_CHECKING:
     from pellucid.core.attribution import Attribution
@@ -35,12 +35,15 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _CHANNELS = ("max_abs", "sum_abs", "abs_sum", "sum", "mean")
-_ESTIMATORS = ("auto", "mean", "antithetic", "shrunk", "factored", "shrunk-factored", "combined")
+_ESTIMATORS = ("auto", "mean", "antithetic", "shrunk", "factored", "shrunk-factored", "combined", "paired-gp",
+               "regression", "plain", "centred", "pairs")  # fmt: skip
 _FLAGS = {"n_samples": "--samples", "noise_level": "--noise-level", "seed": "--seed", "estimator": "--estimator",
-          "layer": "--layer", "baseline": "--baseline", "n_steps": "--steps"}  # fmt: skip
+          "layer": "--layer", "baseline": "--baseline", "n_steps": "--steps", "budget": "--budget",
+          "segments": "--segments"}  # fmt: skip
 _SAMPLED = ("--samples", "--noise-level", "--seed", "--estimator")
 _BASELINES = ("black", "white", "grey", "mean", "blur", "zero")
 _MOST = 2000  # samples for an error, unless --samples says otherwise
+_MOST_CALLS = 4000  # likewise of --budget
 _WIDTH = 24  # characters of a name beside a bar, so that both fit a narrow terminal
 
 Report = Callable[[int, int, float | None], None]
@@ -55,6 +58,8 @@ class _Said:
     lines: Sequence[str] = ()
     remarks: Sequence[str] = ()
     good: bool = True
+    stopped: bool = False
+    """By Ctrl-C, but there is something to show."""
 
 
 def _numbers(text: str) -> float | tuple[float, ...]:
@@ -70,6 +75,17 @@ def _size(text: str) -> int | tuple[int, ...]:
     if len(sides) > 2 or 0 in sides:
         raise click.BadParameter(f"expected a side such as 224, or HEIGHTxWIDTH, but got {text!r}.")
     return sides[0] if len(sides) == 1 else sides
+
+
+def _segments(text: str) -> str:
+    """A rule for segments in words, checked; `_chosen` makes it."""
+    name, _, count = text.lower().partition(":")
+    sides = name.split("x")
+    grid = not count and len(sides) <= 2 and all(side.isdecimal() and int(side) > 0 for side in sides)
+    superpixels = name in ("slic", "felzenszwalb") and (not count or (count.isdecimal() and int(count) > 0))
+    if not grid and not superpixels and text.lower() != "columns":
+        raise click.BadParameter(f"expected 7, 7x9, slic:50, felzenszwalb:50 or columns, but got {text!r}.")
+    return text.lower()
 
 
 def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -98,8 +114,15 @@ _sampling = _together(
     click.option(
         "--estimator",
         type=click.Choice(_ESTIMATORS),
-        help="How SmoothGrad's mean is approximated.  [default: auto, which is shrunk-factored where the "
-        "network can be cut, otherwise shrunk]",
+        help="How the sampled quantity is approximated.  [default: auto; of SmoothGrad's mean shrunk-factored where "
+        "the network can be cut, otherwise shrunk; of Shapley values and debiased RISE paired-gp]",
+    ),
+    click.option(
+        "--budget",
+        type=click.IntRange(1),
+        metavar="CALLS",
+        help="Model calls for each input by a black-box method; with --error the most.  [default: the "
+        "method's; with --error 4000]",
     ),
     click.option("--seed", type=click.IntRange(0), help="Seed of the noise.  [default: 0]"),
 )
@@ -110,6 +133,8 @@ _settings = _together(
                  "[default: the method's]"),
     click.option("--steps", type=click.IntRange(1), help="Steps on the way from the baseline.  [default: the "
                  "method's]"),
+    click.option("--segments", type=_segments, metavar="7|7x9|slic:50|…", help="What is taken away together: a grid "
+                 "of patches, superpixels by slic or felzenszwalb, or columns.  [default: 7x7 patches]"),
 )  # fmt: skip
 _output = _together(
     click.option("--out", type=click.Path(path_type=Path), help="The picture's name (.png), for a single input."),
@@ -118,8 +143,9 @@ _output = _together(
 )
 _model = _together(
     click.option("--model", "model_name", default="efficientnet-lite0", show_default=True,
-                 help="The embedded model, file.py:function, package.module:function, or program.pt2. A model.toml "
-                 "beside the file may hold what is not given below."),
+                 help="The embedded model; file.py:function or package.module:function, which builds a network or "
+                 "takes a batch and predicts; program.pt2, model.onnx; or the address of an endpoint, http://... . A "
+                 "model.toml beside the file may hold what is not given below."),
     click.option("--size", type=_size, metavar="SIDE|HxW", help="Side of the model's input, or its height and width."),
     click.option("--mean", type=_numbers, metavar="NUMBER[,…]",
                  help="Mean of the preprocessing, in 0..1; one number, or one a channel."),
@@ -127,7 +153,7 @@ _model = _together(
                  help="Standard deviation of the preprocessing, likewise."),
     click.option("--resize", type=click.Choice(["crop", "squash"]), help="How a photo becomes the model's shape."),
     click.option("--labels", type=click.Path(path_type=Path), help="A text file with one class name a line."),
-    click.option("--trust-model", is_flag=True, help="Load a .pt2 file even if it can run code on loading."),
+    click.option("--trust-model", is_flag=True, help="Load a file even if it can run code on loading."),
     click.option("--device", help="cpu, cuda, cuda:1 …; the network's own if left out."),
     click.option("--precision", type=click.Choice(["bfloat16", "auto"]),
                  help="bfloat16, or auto to take it where a test of eight samples says that it pays."),
@@ -159,9 +185,10 @@ def cli() -> None:
 @_model
 def explain(
     inputs: tuple[str, ...], method: str, target: str | None, targets: int | None, samples: int | None,
-    error: float | None, estimator: str | None, noise_level: float | None, seed: int | None, layer: str | None,
-    baseline: str | None, steps: int | None, view: str, channels: "Channels | None", out: Path | None,
-    save: Path | None, as_json: bool, no_picture: bool, force: bool, **model_options: Any,
+    error: float | None, estimator: str | None, noise_level: float | None, budget: int | None, seed: int | None,
+    layer: str | None, baseline: str | None, steps: int | None, segments: str | None, view: str,
+    channels: "Channels | None", out: Path | None, save: Path | None, as_json: bool, no_picture: bool, force: bool,
+    **model_options: Any,
 ) -> None:  # fmt: skip
     """Draw why the model decided as it did on each picture."""
     if target is not None and targets is not None:
@@ -170,10 +197,12 @@ def explain(
         raise click.UsageError("--view overlay shows a single class. Leave out --targets, or --view.")
     if no_picture and (out is not None or not (save or as_json)):
         raise click.UsageError("--no-picture leaves nothing to keep. Give --save FOLDER or --json, and no --out.")
-    n_samples = _stop(samples, error)
-    chosen = {"n_samples": n_samples, "noise_level": noise_level, "seed": seed, "estimator": estimator}
-    chosen |= _chosen(layer, baseline, steps)
+    chosen = {"n_samples": _stop(samples, error), "budget": _stop(budget, error, _MOST_CALLS)}
+    chosen |= {"noise_level": noise_level, "seed": seed, "estimator": estimator}
+    chosen |= _chosen(layer, baseline, steps, segments)
     [explainer] = _explainers([method], **chosen)
+    from pellucid.core.estimate import Interrupted
+
     pictures = _pictures(inputs, explainer.card.name, out)
     folder = None if save is None else _folder(save)
     model = _loaded(target, **model_options)
@@ -184,7 +213,14 @@ def explain(
         written = [path for path in (picture, raw) if path is not None]
         _check_free(written, inputs, force)
         x, chosen = _with_targets(model, model.read(name), target, targets)
-        a, remark = _explained(explainer, model, x, chosen, report, strict=estimator not in (None, "auto"))
+        strict = estimator not in (None, "auto")
+        stopped = False
+        try:
+            a, remark = _explained(explainer, model, x, chosen, report, strict=strict)
+        except Interrupted as stop:  # what was asked of the model is kept
+            if len(stop.attributions) != 1:
+                raise
+            (a,), remark, stopped = stop.attributions, [], True
         if picture is not None:
             _write(picture, _draw(a, view, channels).save)
         if raw is not None:
@@ -195,7 +231,7 @@ def explain(
         taken = [] if a.memory is None else [f"memory: {_mib(a.memory.measured)} were taken."]
         notes = [*x.notes[0], *few, *(() if error is None else dict.fromkeys(a.estimate.stopped)), *taken]
         data = _as_data(name, a, picture, raw) | {"notes": [*x.notes[0], *remark]}
-        return _Said(data, [line], _remarks(notes, a.findings))
+        return _Said(data, [line], _remarks(notes, a.findings), stopped=stopped)
 
     _each(inputs, one, as_json)
 
@@ -250,8 +286,9 @@ def methods(as_json: bool, **query: Any) -> None:
 @_model
 def compare(
     inputs: tuple[str, ...], names: str, target: str | None, copies: int, copy_noise: float, shared_noise: bool,
-    samples: int | None, error: float | None, estimator: str | None, seed: int | None, layer: str | None,
-    baseline: str | None, steps: int | None, out: Path | None, as_json: bool, force: bool, **model_options: Any,
+    samples: int | None, error: float | None, estimator: str | None, budget: int | None, seed: int | None,
+    layer: str | None, baseline: str | None, steps: int | None, segments: str | None, out: Path | None,
+    as_json: bool, force: bool, **model_options: Any,
 ) -> None:  # fmt: skip
     """Draw methods side by side, on pictures and noised copies.
 
@@ -261,8 +298,8 @@ def compare(
     from pellucid.modalities.image.picture import comparison_page, gallery
 
     # The comparison is of the methods as they are defined, so the paper's mean unless another is asked for.
-    chosen = {"n_samples": _stop(samples, error), "seed": seed, "estimator": estimator or "mean"}
-    chosen |= _chosen(layer, baseline, steps)
+    chosen = {"n_samples": _stop(samples, error), "budget": _stop(budget, error, _MOST_CALLS)}
+    chosen |= {"seed": seed, "estimator": estimator or "mean"} | _chosen(layer, baseline, steps, segments)
     explainers = _explainers(names.split(","), also=("seed", *(() if estimator else ("estimator",))), **chosen)
     pictures = _pictures(inputs, "compare", out)
     model = _loaded(target, **model_options)
@@ -321,16 +358,21 @@ def check(
         raise click.UsageError("--baseline is a method's: give --method too.")
     ruled = None if method is None else _ruled(method, baseline)
     from pellucid.catalogue import methods as find_methods
+    from pellucid.core.card import Needs
     from pellucid.core.diagnosis import Severity
+    from pellucid.core.segments import Patches
+    from pellucid.explainers.occlusion import Occlusion
     from pellucid.explainers.simple_gradient import SimpleGradient
 
     model = _loaded(target, **model_options)
     offers = str(model.offers).replace(" and ", ", ")
     fitting = len(find_methods(scope="local", model=model))
+    # What asks least of each kind of model: one gradient, or the whole picture taken away.
+    tried = SimpleGradient() if Needs.GRADIENTS in model.offers else Occlusion(segments=Patches(1))
 
     def one(i: int, name: str, report: Report) -> _Said:
         x = model.read(name)
-        a = SimpleGradient()(model, x, target)
+        a = tried(model, x, target)
         prediction = model.predict(x)
         probable = a.decision.probability is not None
         top: list[dict[str, Any]] = [
@@ -429,6 +471,13 @@ def _each(inputs: Sequence[str], one: Callable[[int, str, Report], _Said], as_js
             click.echo(line)
         for remark in () if as_json else said.remarks:
             click.echo(f"  {remark}", err=True)
+        if said.stopped:
+            click.echo(
+                f"Stopped. {i - bad} of {len(inputs)} inputs are done, and what was asked by then for {_shown(name)} "
+                "is written.",
+                err=True,
+            )
+            sys.exit(130)
     if bad:
         sys.exit(1)
 
@@ -481,22 +530,41 @@ def _explainers(names: Sequence[str], also: Sequence[str] = (), **settings: Any)
             raise click.UsageError(f"{name} is global: it explains a model, not an input. Use it from Python.")
         known[method] = {f.name for f in fields(method)}  # type: ignore[arg-type]  # every method is a dataclass
     given = {key: value for key, value in settings.items() if value is not None}
-    if "estimator" in given or any("estimator" in own for own in known.values()):
-        given["estimator"] = _estimator(given.get("estimator", "auto"), given.get("n_samples"))
-    surplus = [_FLAGS[key] for key in given if key not in set(also).union(*known.values())]
+    has = set(also).union(*known.values())
+    if has & {"n_samples", "budget"}:  # --error is of both, and serves the one that there is
+        given = {key: value for key, value in given.items() if isinstance(value, int | str) or key in has
+                 or key not in ("n_samples", "budget")}  # fmt: skip
+    surplus = [_FLAGS[key] for key in given if key not in has]
     if surplus:
-        why = ": nothing is sampled" if surplus[0] in _SAMPLED else ""
+        why = ""
+        if surplus[0] in _SAMPLED:
+            why = ": its samples are model calls, --budget" if "budget" in has else ": nothing is sampled"
         raise click.UsageError(f"{', '.join(names)} has no {' and no '.join(surplus)}{why}.")
-    return [method(**{key: given[key] for key in given if key in own}) for method, own in known.items()]
+    name, count = given.pop("estimator", "auto"), given.get("n_samples")
+    return [
+        method(**{key: given[key] for key in given if key in own}
+               | ({"estimator": _estimator(method, name, count, also)} if "estimator" in own else {}))
+        for method, own in known.items()
+    ]  # fmt: skip
 
 
-def _chosen(layer: str | None, baseline: str | None, steps: int | None) -> dict[str, Any]:
-    """The settings of maps of layers and of ways from a baseline."""
-    if (layer, baseline, steps) == (None, None, None):
+def _chosen(layer: str | None, baseline: str | None, steps: int | None, segments: str | None = None) -> dict[str, Any]:
+    """The settings of maps of layers, of ways from a baseline and of segments."""
+    if (layer, baseline, steps, segments) == (None,) * 4:
         return {}
     from pellucid.core.baseline import Blur, FeatureMean, Pixel, Zeros
+    from pellucid.core.segments import Columns, Patches
+    from pellucid.modalities.image.superpixels import Superpixels
 
     known = {"black": Pixel(0.0), "white": Pixel(1.0), "grey": Pixel(0.5), "mean": FeatureMean(), "blur": Blur()}
+    rule: Any = None
+    if segments is not None:
+        kind, _, count = segments.partition(":")
+        sides = tuple(map(int, kind.split("x"))) if kind[0].isdecimal() else ()
+        if sides:
+            rule = Patches(sides[0] if len(sides) == 1 else sides)
+        else:
+            rule = Columns() if kind == "columns" else Superpixels(count=int(count or 50), method=cast("Any", kind))
     names = () if layer is None else tuple(name.strip() for name in layer.split(","))
     if layer is not None and not all(names):
         raise click.UsageError(f"--layer is the name of a module, or several between commas. Got {layer!r}.")
@@ -504,22 +572,35 @@ def _chosen(layer: str | None, baseline: str | None, steps: int | None) -> dict[
         "layer": names[0] if len(names) == 1 else names or None,
         "baseline": None if baseline is None else (known | {"zero": Zeros()})[baseline],
         "n_steps": steps,
+        "segments": rule,
     }
 
 
-def _stop(samples: int | None, error: float | None) -> Any:
-    """The number of samples, or when to stop."""
+def _stop(samples: int | None, error: float | None, otherwise: int = _MOST) -> Any:
+    """The number of samples, or of model calls, or when to stop."""
     if error is None:
         return samples
     from pellucid.core.stopping import Until
 
     if samples is not None and samples < 2:
         raise click.UsageError("--error needs at least two samples to see a spread. Raise --samples, or leave it out.")
-    return Until(error=error, at_most=samples or _MOST)
+    return Until(error=error, at_most=samples or otherwise)
 
 
-def _estimator(name: str, n_samples: Any = None) -> Any:
-    """The estimator of that name; `auto` is the best that so few samples allow."""
+def _estimator(method: Any, name: str, n_samples: Any = None, also: Sequence[str] = ()) -> Any:
+    """The method's estimator of that name; `auto` is the best that so few samples allow."""
+    own = getattr(method, "estimators", None)
+    if own is not None:
+        if name not in own and "estimator" in also:  # not asked for, or for other methods
+            name = "auto"
+        if name not in own:
+            raise click.UsageError(f"{method().card.name} has no --estimator {name}. It has {', '.join(own)}.")
+        return own[name]
+    return _of_copies(name, n_samples)
+
+
+def _of_copies(name: str, n_samples: Any) -> Any:
+    """An estimator of the mean over noisy copies."""
     from pellucid.core.estimator import Antithetic, Mean
     from pellucid.core.factored import Factored
     from pellucid.modalities.image.combined import Combined
@@ -528,14 +609,17 @@ def _estimator(name: str, n_samples: Any = None) -> Any:
     best = Shrunk(Factored())
     few = getattr(n_samples, "at_most", n_samples) or _MOST
     enough = few >= (18 if hasattr(n_samples, "at_most") else 4)  # three groups show an error
-    known = {
+    known: dict[str, Any] = {
         "auto": best if enough else Shrunk() if few > 1 else Mean(),
         "mean": Mean(),
         "antithetic": Antithetic(),
         "shrunk": Shrunk(),
         "factored": Factored(),
     }
-    return (known | {"shrunk-factored": best, "combined": Combined()})[name]
+    known |= {"shrunk-factored": best, "combined": Combined()}
+    if name not in known:
+        raise click.UsageError(f"SmoothGrad has no --estimator {name}. It has {', '.join(known)}.")
+    return known[name]
 
 
 def _explained(
@@ -552,9 +636,13 @@ def _explained(
     try:
         return explainer(model, x, target, progress=told), []
     except (CutError, MemoryLimit) as reason:
-        if strict or "estimator" not in {f.name for f in fields(cast("Any", explainer))}:
+        if (
+            strict
+            or hasattr(explainer, "budget")
+            or "estimator" not in {f.name for f in fields(cast("Any", explainer))}
+        ):
             raise
-        other: Explainer = replace(cast("Any", explainer), estimator=_estimator("shrunk"))
+        other: Explainer = replace(cast("Any", explainer), estimator=_of_copies("shrunk", None))
         first = str(reason).partition(". ")[0]
         return other(model, x, target, progress=told), [f"{first}. So the map is shrunk, but not factored."]
 
@@ -591,6 +679,11 @@ def _loaded(
             model_name, description=description, trust=trust_model, device=device, precision=precision,
             memory_limit=memory_limit,
         )  # fmt: skip
+    if model.preprocess is None:
+        raise ModelError(
+            f"{model_name}: the command line reads pictures, and this model does not say how they become its inputs "
+            "(rows of a table?). Explain it from Python: pl.load(...) and tensors; or return it with preprocess=... ."
+        )
     if target is not None and model.labels is not None:
         model.labels.find(target)
     return model

@@ -42,12 +42,64 @@ def test_methods_say_why_they_do_not_fit_it():
     assert "needs gradients, which api does not offer" in {r for e in found.excluded for r in e.reasons}
 
 
+ROWS = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+
+
+def read_only(rows):
+    rows.flags.writeable = False
+    return rows
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda rows: rows.tolist(),
+        lambda rows: rows.astype(np.int64),
+        lambda rows: rows.astype(np.uint8),
+        lambda rows: rows.astype(np.float64),
+        lambda rows: [*rows],
+        lambda rows: [torch.from_numpy(row) for row in rows],
+        lambda rows: [[np.float64(value) for value in row] for row in rows],
+        lambda rows: torch.from_numpy(rows).double().requires_grad_(),
+        lambda rows: rows[:, ::-1][:, ::-1].T.copy().T,
+        lambda rows: rows[::-1][::-1, ::-1][:, ::-1],
+        lambda rows: np.broadcast_to(rows, rows.shape),
+        read_only,
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_whatever_holds_the_numbers_becomes_outputs_of_the_rows_type(function, dtype):
+    found = pl.FunctionModel(function).predict(ROWS.to(dtype)).outputs
+    assert torch.equal(found, ROWS.to(dtype))
+
+
+@pytest.mark.parametrize("function", [lambda rows: rows.sum(1), lambda rows: [float(row.sum()) for row in rows]])
+def test_a_number_for_each_row_is_one_output(function):
+    assert pl.FunctionModel(function).predict(ROWS).outputs.tolist() == [[3.0], [7.0]]
+
+
+def test_what_the_function_keeps_cannot_change_the_outputs_later():
+    kept = np.zeros((2, 2), dtype=np.float32)
+    outputs = pl.FunctionModel(lambda rows: kept).predict(ROWS).outputs
+    kept[:] = 7
+    assert not outputs.any()
+
+
 @pytest.mark.doors
 @pytest.mark.parametrize(
     ("function", "words"),
     [
+        (lambda rows: 3.0, r"Expected outputs \(B, K\) for 2 inputs, but .* returned \(\)"),
+        (lambda rows: np.float64(3), r"returned \(\)"),
+        (lambda rows: [], r"Expected outputs \(B, K\) for 2 inputs, but .* returned \(0, 1\)"),
+        (lambda rows: rows.repeat(2, 0), r"Expected outputs \(B, K\) for 2 inputs, but .* returned \(4, 3\)"),
+        (lambda rows: rows[:, :, None], r"Expected outputs \(B, K\)"),
+        (lambda rows: None, "failed on a batch of shape"),
+        (lambda rows: {"scores": rows}, "failed on a batch of shape"),
+        (lambda rows: [[1.0], [1.0, 2.0]], "failed on a batch of shape"),
+        (lambda rows: rows + 1j, "expected real numbers, but got torch.complex"),
         (lambda rows: rows[:1], r"Expected outputs \(B, K\) for 2 inputs"),
-        (lambda rows: "no", "failed on a batch of shape .* invalid data type"),
+        (lambda rows: "no", "failed on a batch of shape .* can't convert np.ndarray of type numpy.str_"),
         (lambda rows: 1 / 0, "failed on a batch of shape"),
     ],
 )

@@ -190,17 +190,19 @@ def test_an_error_of_pellucid_in_a_users_code_is_passed_on():
         ("no_such_package.nets:build", "No module named 'no_such_package'"),
         ("nets.py:biuld", "nets.py has no function 'biuld'. It has build."),
         ("nets.py:nn", "nets.py has no function 'nn'."),
-        ("nets.py:build()", "name the function that builds the network, nets.py:build."),
-        ("nets.py:", "name the function that builds the network, nets.py:build."),
+        ("nets.py:build()", "name the function that builds the network, or that predicts, nets.py:build."),
+        ("nets.py:", "name the function that builds the network, or that predicts, nets.py:build."),
         ("resnet50", "There is no model 'resnet50'. Expected efficientnet-lite0,"),
         ("", "There is no model ''."),
-        ("net.onnx", "but this is a .onnx."),
+        ("net.onnx", "net.onnx: no ONNX file"),
+        ("net.tflite", "but this is a .tflite."),
         ("folder", "but this is a folder."),
     ],
 )
 def test_what_is_no_model_is_told(name, told):
     written("nets.py", BUILD)
     written("net.onnx", "")
+    written("net.tflite", "")
     Path("folder").mkdir()
     refused(name, told)
 
@@ -209,15 +211,18 @@ def test_what_is_no_model_is_told(name, told):
 def test_a_file_without_a_function_names_its_functions_and_is_not_run():
     written(
         "nets.py",
-        "open('marker', 'w')\ndef _hidden(): ...\ndef small(): ...\ndef big(scale): ...\ndef wide(k=2): ...\n",
+        "open('marker', 'w')\ndef _hidden(): ...\ndef small(): ...\ndef big(rows): ...\ndef wide(k=2): ...\n"
+        "def two(a, b): ...\n",
     )
-    refused("nets.py", "name the function that builds the network, nets.py:small. It has small, wide.")
+    refused("nets.py", "or that predicts, nets.py:small. It has small, wide, big.")
     assert not Path("marker").exists()
 
 
 @pytest.mark.doors
 def test_a_file_that_is_no_python_is_still_told_what_to_give():
-    refused(written("nets.py", "def build(:"), "name the function that builds the network, nets.py:build.")
+    refused(
+        written("nets.py", "def build(:"), "name the function that builds the network, or that predicts, nets.py:build."
+    )
 
 
 # What its file does not say

@@ -1,10 +1,21 @@
+import sys
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
+from skops import io
 
 import pellucid as pl
+from pellucid.models.sklearn import read_skops
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 3))
@@ -65,7 +76,6 @@ def test_the_fingerprint_follows_the_coefficients():
 
 def test_coefficients_that_are_not_the_models_scores_are_refused():
     from sklearn.linear_model import PoissonRegressor
-    from sklearn.svm import SVC
 
     four = np.digitize(X[:, 0], [-0.8, 0, 0.8])
     counts = PoissonRegressor().fit(X, np.exp(X[:, 0]))
@@ -85,3 +95,111 @@ def test_what_is_unfit_is_refused_in_words():
         pl.SklearnModel(LogisticRegression())
     with pytest.raises(pl.ArgumentError, match="takes a scikit-learn estimator"):
         pl.SklearnModel(3)
+    with pytest.raises(pl.ArgumentError, match=r"StandardScaler has no predict\(\): give the pipeline"):
+        pl.SklearnModel(StandardScaler().fit(X))
+    both = MultiOutputClassifier(LogisticRegression()).fit(X, np.stack([TWO, TWO], 1))
+    with pytest.raises(pl.ModelError, match="predicts several labels at once, 2 of them"):
+        pl.SklearnModel(both)
+
+
+# Pipelines and tables
+
+
+TABLE = pd.DataFrame(X, columns=["age", "height", "weight"])
+
+
+@pytest.mark.parametrize(
+    ("last", "labels", "outputs"),
+    [
+        (LogisticRegression(), TWO, lambda fitted: fitted.predict_proba(X[:5])),
+        (LogisticRegression(), THREE, lambda fitted: fitted.predict_proba(X[:5])),
+        (RidgeClassifier(), TWO, lambda fitted: np.outer(fitted.decision_function(X[:5]), [-1, 1])),
+        (SVC(), THREE, lambda fitted: fitted.decision_function(X[:5])),
+        (LinearRegression(), X[:, 0], lambda fitted: fitted.predict(X[:5])[:, None]),
+        (LinearRegression(), X[:, :2], lambda fitted: fitted.predict(X[:5])),
+    ],
+)
+def test_a_pipeline_predicts_as_its_last_step_does(last, labels, outputs):
+    fitted = make_pipeline(StandardScaler(), last).fit(X, labels)
+    model = pl.SklearnModel(fitted)
+    np.testing.assert_allclose(model.predict(ROWS).outputs, outputs(fitted))
+    if isinstance(labels[0], str):
+        assert model.labels.names == ("no", "yes")
+    assert model.offers == pl.Needs.SCORES
+    assert model.fingerprint() == "unknown"
+
+
+def test_a_pipeline_gets_the_columns_that_it_was_fitted_on_by_name():
+    one = ColumnTransformer([("one", StandardScaler(), ["weight"])])
+    fitted = make_pipeline(one, LogisticRegression()).fit(TABLE, TWO)
+    model = pl.SklearnModel(fitted)
+    assert model.columns == ("age", "height", "weight")
+    np.testing.assert_allclose(model.predict(ROWS).outputs, fitted.predict_proba(TABLE[:5]))
+
+
+def test_an_estimator_that_was_fitted_on_a_table_is_explained_without_warnings():
+    model = pl.SklearnModel(LogisticRegression().fit(TABLE, TWO))
+    assert pl.LinearExplanation()(model).scores.shape == (2, 3)
+    assert pl.Occlusion()(model, ROWS, "yes").scores.shape == (5, 3)
+
+
+@pytest.mark.doors
+def test_rows_without_the_columns_are_refused_by_name():
+    model = pl.SklearnModel(LogisticRegression().fit(TABLE, TWO))
+    with pytest.raises(
+        pl.ModelError, match=r"takes rows of 3 columns \(age, height, weight\). Got rows of shape \(2,\)"
+    ):
+        model.predict(torch.ones(1, 2))
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    ("package", "words"), [("pandas", "needs pandas, which is not installed"), ("sklearn.base", "pellucid.sklearn")]
+)
+def test_what_is_not_installed_is_named(monkeypatch, package, words):
+    fitted = LogisticRegression().fit(TABLE, TWO)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(pl.ModelError, match=words):
+        pl.SklearnModel(fitted).predict(ROWS)
+
+
+# Files
+
+
+class Own(LogisticRegression):
+    """A type that neither scikit-learn nor skops knows."""
+
+
+def test_a_file_of_known_types_is_loaded(tmp_path):
+    fitted = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, TWO)
+    io.dump(fitted, tmp_path / "model.skops")
+    found = pl.SklearnModel(read_skops(tmp_path / "model.skops"))
+    np.testing.assert_array_equal(found.predict(ROWS).outputs, fitted.predict_proba(X[:5]))
+
+
+@pytest.mark.doors
+def test_other_types_are_listed_and_loaded_only_on_trust(tmp_path):
+    path = tmp_path / "model.skops"
+    io.dump(Own().fit(X, TWO), path)
+    with pytest.raises(
+        pl.UntrustedModel, match=r"holds types that can run code: .*Own\. If you know who made the file"
+    ):
+        read_skops(path)
+    assert read_skops(path, trust=True).coef_.shape == (1, 3)
+
+
+@pytest.mark.doors
+def test_what_is_no_skops_file_is_told(tmp_path):
+    path = Path(tmp_path / "model.skops")
+    with pytest.raises(pl.ModelError, match="there is no such file"):
+        read_skops(path)
+    path.write_bytes(b"junk")
+    with pytest.raises(pl.ModelError, match=r"no file of skops.io, or a damaged one. BadZipFile"):
+        read_skops(path)
+
+
+@pytest.mark.doors
+def test_without_skops_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skops", None)
+    with pytest.raises(pl.ModelError, match=r"pip install 'pellucid\[sklearn\]'"):
+        read_skops(tmp_path / "model.skops")

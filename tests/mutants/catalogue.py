@@ -1,6 +1,23 @@
 """Deliberate bugs: each a plausible slip in one place, with the tests that must fail for it."""
 
-from tests.mutants import activation_family, attention, deep_lift, executed, gradient_family, layers, lrp
+from tests.mutants import (
+    activation_family,
+    attention,
+    black_box,
+    deep_lift,
+    executed,
+    gradient_family,
+    layers,
+    lime,
+    lrp,
+    models_black_box,
+    occlusion,
+    rise,
+    shapley_sampling,
+    smallest_change,
+    sobol,
+    stochastic_gradient,
+)
 from tests.mutants.mutant import Mutant
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -1062,4 +1079,13 @@ MUTANTS = [
     *executed.MUTANTS,
     *lrp.MUTANTS,
     *deep_lift.MUTANTS,
+    *black_box.MUTANTS,
+    *models_black_box.MUTANTS,
+    *occlusion.MUTANTS,
+    *rise.MUTANTS,
+    *lime.MUTANTS,
+    *sobol.MUTANTS,
+    *shapley_sampling.MUTANTS,
+    *stochastic_gradient.MUTANTS,
+    *smallest_change.MUTANTS,
 ]

@@ -47,6 +47,9 @@ class Model(ABC):
     width: int = 1
     """How many devices share the rows."""
 
+    fails_by_row: bool = False
+    """Whether a batch that fails may hold rows that do not, worth to be found by smaller batches."""
+
     packing: Packing | None = None
     """Within a call, how several tensors are packed into one row."""
 

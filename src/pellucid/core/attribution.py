@@ -172,6 +172,25 @@ class Attribution:
         """
         return self.estimate.error
 
+    @property
+    def segments(self) -> Tensor | None:
+        """The number of each place's segment, (B, *places), -1 where it has none; None of methods without segments."""
+        return self.estimate.state.get("segments")
+
+    @property
+    def by_segment(self) -> Tensor:
+        """The score of each segment, (S,), in the order of their numbers. Raises ArgumentError for several inputs, or
+        where there are no segments.
+        """
+        self._only("by_segment")
+        if self.segments is None:
+            raise ArgumentError(f"{self.recipe.explainer['type']} has no segments. Read `scores`.")
+        labels, flat = self.segments[0].flatten(), self.scores[0].flatten()
+        found = flat.new_zeros(int(labels.max()) + 1)
+        inside = labels >= 0
+        found[labels[inside].long()] = flat[inside]
+        return found
+
     def _only(self, name: str) -> int:
         if len(self) != 1:
             raise ArgumentError(f"`{name}` is that of one input and this holds {len(self)}. Write a[i].{name}.")

@@ -1,6 +1,6 @@
 """What a method claims about itself. Every claim is tested over the whole catalogue (tests/contract)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Flag, StrEnum, auto
 from typing import Literal
 
@@ -67,24 +67,33 @@ class Per(StrEnum):
     PIXEL = "pixel"
     CELL = "cell of a layer"
     UNIT = "unit of a layer"
+    SEGMENT = "segment"
+    """Each place of a segment has the segment's number."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Passes of one input through the network; `channels` are forward passes for each channel of a layer."""
+    """Passes of one input through the network; `channels` are forward passes for each channel of a layer, `segments`
+    for each segment of the input.
+    """
 
     forward: int = 0
     backward: int = 0
     channels: int = 0
+    segments: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.forward + other.forward, self.backward + other.backward, self.channels + other.channels)
+        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def __mul__(self, times: int) -> "Cost":
-        return Cost(self.forward * times, self.backward * times, self.channels * times)
+        return Cost(*(getattr(self, f.name) * times for f in fields(self)))
 
     def __str__(self) -> str:
-        each = f", {self.channels} forward for each channel" if self.channels else ""
+        each = "".join(
+            f", {count} forward for each {what}"
+            for what, count in (("channel", self.channels), ("segment", self.segments))
+            if count
+        )
         return f"{self.forward} forward, {self.backward} backward{each}"
 
 
@@ -111,6 +120,9 @@ class MethodCard:
     per: Per = Per.FEATURE
     channels: Literal["max_abs", "sum"] = "max_abs"
     """How a picture makes one number of the channels, unless another way is asked for: signed where they add up."""
+
+    stands: bool = False
+    """Whether the map stands on a constant that means nothing by itself: drawing takes its mean off, and says so."""
 
     sampled: bool = False
     modalities: frozenset[Modality] = frozenset(Modality)

@@ -1,6 +1,7 @@
 """Is this model fit to be explained, and this map fit to be looked at? Each finding says what to do."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -14,11 +15,13 @@ from pellucid.core.prediction import OutputKind, Prediction
 from pellucid.core.random import Key
 from pellucid.core.target import LogProb, Targets
 
-__all__ = ["Finding", "Severity", "diagnose", "diagnose_inputs", "diagnose_map", "diagnose_residual"]
+__all__ = ["Finding", "Severity", "diagnose", "diagnose_estimate", "diagnose_inputs", "diagnose_map", "of_inputs"]
 
 _SATURATED = 0.99
 _LEFT = 0.1
 _DIVIDED = "change"
+_SUM_SLACK = 1e-3  # probabilities may have been rounded on their way
+_REPEATED = 1e-5  # of the largest output: what rounding leaves between batches of other sizes
 _RANGE_SLACK = 1e-3  # of the range: rounding in a preprocessing of one's own is not worth a word
 
 
@@ -45,9 +48,11 @@ class Finding:
 
 
 def diagnose(
-    model: Model, x: Float[Tensor, "b *features"], prediction: Prediction, targets: Targets
+    model: Model, x: Float[Tensor, "b *features"], prediction: Prediction, targets: Targets, needs: Needs
 ) -> tuple[list[Finding], Cost]:
-    """What the network shows on these inputs, and the cost: a pass there and back, until a shape was found sound."""
+    """What the model shows on these inputs to a method of these needs, and the cost: a pass there and back, until a
+    shape was found sound; for a method that needs scores only, of any model but a network, the same outputs once more.
+    """
     findings = _modes(model)
     for row, outputs in enumerate(prediction.outputs):
         if not outputs.isfinite().all():
@@ -61,6 +66,12 @@ def diagnose(
                 )
             )
     if prediction.kind is OutputKind.PROBABILITIES:
+        findings += _no_probabilities(prediction)
+    if not needs & ~Needs.SCORES:
+        # What a network draws is fixed for the call; of other models nothing is known.
+        found, cost = ([], Cost()) if isinstance(model, TorchModel) else _repeated(model, x, prediction)
+        return [*findings, *found], cost
+    if prediction.kind is OutputKind.PROBABILITIES:
         findings += _softmax_head(prediction, targets)
     shape = tuple(x.shape[1:])
     if Needs.GRADIENTS not in model.offers or shape in model.sound:
@@ -68,10 +79,10 @@ def diagnose(
     rows = slice(0, model.rows(x))
     # In a call of its own, so that the network draws the same random numbers whether or not it was probed.
     with model.undisturbed(Key.named("probe")) as apart:
-        found = _PROBES.get(_probe(apart, x[rows], targets[rows]))
-    if found is None:
+        broken = _PROBES.get(_probe(apart, x[rows], targets[rows]))
+    if broken is None:
         model.sound.add(shape)
-    return [*findings, *([found] if found else [])], apart.passes
+    return [*findings, *([broken] if broken else [])], apart.passes
 
 
 def diagnose_inputs(x: Float[Tensor, "b *features"], bounds: tuple[float, float] | None) -> list[Finding]:
@@ -115,11 +126,26 @@ def diagnose_inputs(x: Float[Tensor, "b *features"], bounds: tuple[float, float]
     return findings
 
 
-def diagnose_residual(estimate: Estimate) -> list[Finding]:
-    """Which maps divide another number than they should, by more than a tenth of it."""
-    if estimate.residual is None or _DIVIDED not in estimate.notes:
-        return []
+def of_inputs(findings: Sequence[Finding], rows: Sequence[int]) -> list[Finding]:
+    """The findings of some of the inputs, numbered anew, and those of all."""
+    places = {row: place for place, row in enumerate(rows)}
     return [
+        finding if finding.input is None else replace(finding, input=places[finding.input])
+        for finding in findings
+        if finding.input is None or finding.input in places
+    ]
+
+
+def diagnose_estimate(estimate: Estimate) -> list[Finding]:
+    """What is odd about how maps came about; and which divide another number than they should, by more than a tenth."""
+    remarks = [
+        Finding("estimate", Severity.WARNING, remark, "", row)
+        for row, each in enumerate(estimate.remarks)
+        for remark in each
+    ]
+    if estimate.residual is None or _DIVIDED not in estimate.notes:
+        return remarks
+    return remarks + [
         Finding(
             "residual",
             Severity.WARNING,
@@ -198,6 +224,48 @@ def _modes(model: Model) -> list[Finding]:
             )
         ]
     return []
+
+
+def _no_probabilities(prediction: Prediction) -> list[Finding]:
+    findings = []
+    for row, outputs in enumerate(prediction.outputs.double()):
+        total = float(outputs.sum())
+        if outputs.isfinite().all() and (abs(total - 1) > _SUM_SLACK or float(outputs.min()) < 0):
+            findings.append(
+                Finding(
+                    "not-probabilities",
+                    Severity.WARNING,
+                    f"The outputs are said to be probabilities, but they sum to {total:.4g} and run from "
+                    f"{float(outputs.min()):.3g} to {float(outputs.max()):.3g}.",
+                    "Say what they are: output='logits' or 'regression'; scores of independent labels are neither "
+                    "exclusive nor sum to one, and are explained as 'regression'.",
+                    row,
+                )
+            )
+    return findings
+
+
+def _repeated(model: Model, x: Tensor, prediction: Prediction) -> tuple[list[Finding], Cost]:
+    """Whether the same inputs get the same outputs, but for rounding."""
+    with model.undisturbed(Key.named("repeat")) as apart:
+        again = apart.outputs(x).double()
+    first = prediction.outputs.double()
+    findings = []
+    for row, (one, other) in enumerate(zip(first, again, strict=True)):
+        scale = float(one.abs().max())
+        apart_by = float((one - other).abs().max())
+        if apart_by > _REPEATED * max(scale, torch.finfo(torch.float32).tiny):
+            findings.append(
+                Finding(
+                    "not-deterministic",
+                    Severity.WARNING,
+                    f"The model answered the same input twice with outputs that differ by {apart_by:.3g}, of up to "
+                    f"{scale:.3g}: its own chance is in the map, and the same seed will not give the same map.",
+                    "Fix the model's random state, or switch its dropout off.",
+                    row,
+                )
+            )
+    return findings, apart.passes
 
 
 def _softmax_head(prediction: Prediction, targets: Targets) -> list[Finding]:

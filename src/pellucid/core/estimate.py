@@ -1,12 +1,13 @@
 """What was estimated: a map of each input and what is known of its error."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["BATCHES", "Estimate", "batch_sizes"]
+__all__ = ["BATCHES", "Estimate", "Interrupted", "batch_sizes"]
 
 BATCHES = 16
 """Draw i belongs to batch i mod 16; the sums of the batches are kept, to tell a map from noise."""
@@ -21,7 +22,8 @@ class Estimate:
     signal power, infinite where no signal can be told from noise yet; None as above. `samples` counts those of each
     input, 0 for a closed form; `stopped` says why there were no more. `state` holds what was accumulated, so that
     samples can be added later; `notes` are facts of each input for the recipe. `residual` (B,) is what the scores leave
-    of the sum that they should have, for methods that divide a number among the features; None for others.
+    of the sum that they should have, for methods that divide a number among the features; None for others. `remarks`
+    are what a user should know of how each map came about.
     """
 
     values: Tensor
@@ -32,6 +34,7 @@ class Estimate:
     state: Mapping[str, Tensor] = field(default_factory=dict)
     notes: Mapping[str, tuple[float | str, ...]] = field(default_factory=dict)
     residual: Tensor | None = None
+    remarks: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def exact(
@@ -69,6 +72,7 @@ class Estimate:
             state={name: part[rows] for name, part in self.state.items()},
             notes={name: values[rows] for name, values in self.notes.items()},
             residual=None if self.residual is None else self.residual[rows],
+            remarks=self.remarks[rows],
         )
 
     def to(self, device: torch.device) -> "Estimate":
@@ -81,6 +85,32 @@ class Estimate:
             state={name: part.to(device) for name, part in self.state.items()},
             residual=None if self.residual is None else self.residual.to(device),
         )
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a black-box method. Nothing is lost: `attributions` are the results of the inputs that
+    were done, and of the last one as far as it was, each with the recipe of so many model calls.
+
+    `method` is the one that was interrupted, `parts` are (input, method of so many calls, estimate).
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> def slow(rows, calls=[]):
+        ...     calls.append(len(rows))
+        ...     if len(calls) == 9:
+        ...         raise KeyboardInterrupt
+        ...     return rows
+        >>> try:
+        ...     pl.KernelSHAP()(pl.FunctionModel(slow, micro_batch=20), torch.rand(1, 30), 0)
+        ... except pl.Interrupted as stop:
+        ...     print(stop.attributions[0].stopped)
+        interrupted after 122 model calls
+    """
+
+    def __init__(self, method: Any, parts: Sequence[tuple[int, Any, Estimate]]) -> None:
+        super().__init__()
+        self.method, self.parts = method, tuple(parts)
+        self.attributions: tuple[Any, ...] = ()
 
 
 def batch_sizes(draws: int) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pellucid.core.attribution import Attribution, Decision
 from pellucid.core.card import MethodCard
-from pellucid.core.diagnosis import diagnose, diagnose_inputs, diagnose_map, diagnose_residual
-from pellucid.core.estimate import Estimate
+from pellucid.core.diagnosis import diagnose, diagnose_estimate, diagnose_inputs, diagnose_map, of_inputs
+from pellucid.core.estimate import Estimate, Interrupted
 from pellucid.core.label import Labels
 from pellucid.core.model import Ask, Inputs, Model, as_input
 from pellucid.core.prediction import OutputKind, Prediction
@@ -46,13 +46,15 @@ class Progress:
 @dataclass(frozen=True, eq=False)
 class Call:
     """What a method may know besides model, inputs and targets: the noise key of each input, whom to tell (and whether
-    anybody listens), and the estimate to which samples are to be added.
+    anybody listens), the estimate to which samples are to be added, and the model calls that were made for each input
+    before, which count against a budget of calls.
     """
 
     keys: tuple[Key, ...]
     report: Callable[[int, int, float | None], None] = lambda done, total, error: None
     listening: bool = False
     earlier: Estimate | None = None
+    spent: int = 0
 
 
 class Method(ABC, Value):
@@ -101,6 +103,7 @@ class Explainer(Method):
             MissingNeed: the model does not offer what the method needs.
             TargetError: a target that this model does not have.
             ArgumentError: inputs that are not floating point or have no batch dimension.
+            Interrupted: Ctrl-C, of methods that keep what was done.
         """
         self.check_needs(model)
         given = as_input(x)
@@ -122,27 +125,41 @@ class Explainer(Method):
             targets = settle(target, prediction)
             scores = quiet.scores(placed, targets) if targets.layers else targets.score(prediction.outputs)
             findings = diagnose_inputs(placed, model.preprocess.bounds if model.preprocess else None)
-            found, probed = diagnose(quiet, placed, prediction, targets)
+            found, probed = diagnose(quiet, placed, prediction, targets, self.card.needs)
             findings += found
             if watch is not None and progress is not None:
                 samples = self.card.cost.forward * len(given)
                 watch.tell = lambda peak: progress(Progress(0, samples, None, peak))
             quiet.restart()  # whether or not the prediction's pass serves for the method
-            estimate = self.attribute(quiet, placed, targets, Call(keys, report, progress is not None, earlier))
-            findings += diagnose_map(estimate.values, self.card.per) + diagnose_residual(estimate)
-            return Attribution(
-                estimate=estimate.to(given.tensor.device),
-                decisions=tuple(decide(prediction, targets, given.sources, scores)),
-                outputs=prediction.outputs.to(given.tensor.device),
-                views=given.views,
-                features=tuple(given.tensor.shape[1:]),
-                packing=given.packing,
-                findings=tuple(findings),
-                cost=quiet.passes,
-                diagnosis_cost=probed + quiet.trials,
-                memory=None if watch is None else watch.memory(),
-                recipe=recipe_of(self, quiet, weights, placed, targets, inputs, keys, estimate.notes),
-            )
+            decisions = tuple(decide(prediction, targets, given.sources, scores))
+            spent = (quiet.passes.forward + probed.forward) // len(given)
+
+            def result(method: Explainer, estimate: Estimate, of: slice = slice(None)) -> Attribution:
+                own = diagnose_map(estimate.values, self.card.per) + diagnose_estimate(estimate)
+                rows = range(len(given))[of]
+                return Attribution(
+                    estimate=estimate.to(given.tensor.device),
+                    decisions=decisions[of],
+                    outputs=prediction.outputs[of].to(given.tensor.device),
+                    views=given.views[of],
+                    features=tuple(given.tensor.shape[1:]),
+                    packing=given.packing,
+                    findings=(*of_inputs(findings, rows), *own),
+                    cost=quiet.passes,
+                    diagnosis_cost=probed + quiet.trials,
+                    memory=None if watch is None else watch.memory(),
+                    recipe=recipe_of(method, quiet, weights, placed, targets[of], inputs[of], keys[of], estimate.notes),
+                )
+
+            call = Call(keys, report, progress is not None, earlier, spent)
+            try:
+                return result(self, self.attribute(quiet, placed, targets, call))
+            except Interrupted as stop:
+                if stop.method is self:  # and not one that this one runs
+                    stop.attributions = tuple(
+                        result(method, estimate, slice(i, i + 1)) for i, method, estimate in stop.parts
+                    )
+                raise
 
     def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask | None:
         """What the method asks first of a pass of the inputs themselves, so that the prediction's serves for it too."""

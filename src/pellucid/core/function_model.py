@@ -34,6 +34,7 @@ class FunctionModel(Model):
     """
 
     offers = Needs.SCORES
+    fails_by_row = True
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class FunctionModel(Model):
                     result = self.function(**named)  # type: ignore[call-arg]  # what it takes is the user's matter
                 else:
                     result = self.function(*given)
-            outputs = torch.as_tensor(result).detach().to("cpu", x.dtype)
+            outputs = _as_tensor(result).to(x.dtype)
         except Exception as error:
             raise ModelError(f"{self.name} failed on a batch of shape {tuple(x.shape)}: {error}") from error
         outputs = outputs[:, None] if outputs.ndim == 1 else outputs
@@ -82,6 +83,16 @@ class FunctionModel(Model):
 
     def fingerprint(self) -> str:
         return UNKNOWN
+
+
+def _as_tensor(result: Any) -> Tensor:
+    """What a function returned, as a tensor of its own: arrays may be read-only, or run backwards."""
+    if isinstance(result, list | tuple) and result and all(isinstance(row, Tensor) for row in result):
+        result = torch.stack(list(result))
+    found = result.detach().cpu() if isinstance(result, Tensor) else torch.from_numpy(np.array(result, order="C"))
+    if found.is_complex():
+        raise TypeError(f"expected real numbers, but got {found.dtype}")
+    return found
 
 
 def _as_numpy(x: Tensor) -> np.ndarray:

@@ -99,6 +99,9 @@ class NoisyCopies(Explainer):
         """The noise level, whichever way it was given."""
         return self.noise_level if isinstance(self.noise_level, NoiseLevel) else NoiseLevel(self.noise_level)
 
+    def check_features(self, features: tuple[int, ...]) -> None:
+        self.base.check_features(features)
+
     def extended(self, taken: Sequence[int], draws: int, more: int | Until) -> "NoisyCopies":
         """The method that one long run would have had, after one that took `taken` samples, the first in `draws`."""
         return replace(self, n_samples=lengthened(self.n_samples, taken, more))

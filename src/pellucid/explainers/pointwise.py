@@ -40,6 +40,9 @@ class Absolute(Explainer):
         card = self.base.card
         return replace(card, name=f"absolute-{card.name}", title=f"|{card.title}|", channels="max_abs", sampled=False)
 
+    def check_features(self, features: tuple[int, ...]) -> None:
+        self.base.check_features(features)
+
     def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask | None:
         return self.base.asks(model, x)
 
@@ -72,6 +75,9 @@ class Squared(Explainer):
             channels="max_abs",
             sampled=False,
         )
+
+    def check_features(self, features: tuple[int, ...]) -> None:
+        self.base.check_features(features)
 
     def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask | None:
         return self.base.asks(model, x)

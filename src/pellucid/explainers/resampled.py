@@ -52,6 +52,9 @@ class Upsampled(Explainer):
         per = Per.PIXEL if card.per is Per.CELL else card.per
         return replace(card, name=f"upsampled-{card.name}", title=f"up-sampled {card.title}", sampled=False, per=per)
 
+    def check_features(self, features: tuple[int, ...]) -> None:
+        self.base.check_features(features)
+
     def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask | None:
         return self.base.asks(model, x)
 
@@ -94,6 +97,9 @@ class MinMax(Explainer):
             channels="max_abs",
             sampled=False,
         )
+
+    def check_features(self, features: tuple[int, ...]) -> None:
+        self.base.check_features(features)
 
     def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask | None:
         return self.base.asks(model, x)

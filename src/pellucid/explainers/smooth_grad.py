@@ -87,6 +87,7 @@ class SmoothGrad(NoisyCopies):
         return self.card_over("smooth-grad", "SmoothGrad", "Smilkov et al. 2017, arXiv:1706.03825", cost, (caveat,))
 
     def check_features(self, features: tuple[int, ...]) -> None:
+        super().check_features(features)
         self.estimator.check(features)
 
     @property

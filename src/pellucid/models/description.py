@@ -5,6 +5,7 @@ size = 224
 mean = [0.485, 0.456, 0.406]
 std = [0.229, 0.224, 0.225]
 resize = "crop"
+layout = "nhwc"               # where an ONNX file does not show whether it takes channels first (nchw) or last
 
 [output]
 labels = "labels.txt"         # one name a line, beside this file; or a list of names
@@ -16,7 +17,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pellucid.core.prediction import OutputKind
 from pellucid.errors import ArgumentError, ModelError
@@ -34,15 +35,20 @@ _OUTPUT: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 """What [output] takes: each with its test, and in words."""
 
+_LAYOUTS = ("nchw", "nhwc")
+
 
 @dataclass(frozen=True)
 class Description:
-    """Settings by name, as far as they are known: of `ImagePreprocess`, and of the outputs."""
+    """Settings by name, as far as they are known: of `ImagePreprocess`, and of the outputs. `layout` says how the file
+    takes the pictures that are prepared so, if it is ONNX.
+    """
 
     input: tuple[tuple[str, Any], ...] = ()
     labels: tuple[str, ...] | None = None
-    kind: str | None = None
+    kind: Literal["logits", "probabilities", "regression", "segmentation", "detection"] | None = None
     select: str | int | None = None
+    layout: Literal["nchw", "nhwc"] | None = None
 
     def preprocess(self, model: str) -> ImagePreprocess:
         """How pictures are prepared.
@@ -70,6 +76,7 @@ class Description:
             labels=other.labels if self.labels is None else self.labels,
             kind=other.kind if self.kind is None else self.kind,
             select=other.select if self.select is None else self.select,
+            layout=other.layout if self.layout is None else self.layout,
         )
 
 
@@ -87,7 +94,7 @@ def read_description(path: Path) -> Description:
     given, output = data.pop("input", {}), data.pop("output", {})
     if not isinstance(given, dict) or not isinstance(output, dict):
         raise ModelError(f"{path}: input and output are tables. Write [input] and [output].")
-    known = [f.name for f in fields(ImagePreprocess)]
+    known = [*(f.name for f in fields(ImagePreprocess)), "layout"]
     wrong = [*data, *(name for name in given if name not in known), *(name for name in output if name not in _OUTPUT)]
     if wrong:
         raise ModelError(
@@ -97,11 +104,15 @@ def read_description(path: Path) -> Description:
     for name, value in output.items():
         if not _OUTPUT[name][0](value):
             raise ModelError(f"{path}: {name} under [output] is {_OUTPUT[name][1]}. Got {value!r}.")
+    layout = given.pop("layout", None)
+    if layout is not None and layout not in _LAYOUTS:
+        raise ModelError(f"{path}: layout under [input] is one of {', '.join(_LAYOUTS)}. Got {layout!r}.")
     labels = output.get("labels")
     if isinstance(labels, str):
         labels = read_labels(path.parent / labels)
     settings = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in given.items())
-    return Description(settings, None if labels is None else tuple(labels), output.get("kind"), output.get("select"))
+    names = None if labels is None else tuple(labels)
+    return Description(settings, names, output.get("kind"), output.get("select"), layout)
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

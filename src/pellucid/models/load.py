@@ -1,34 +1,30 @@
-"""A model by its name, its file or the function that builds it. Nothing runs that the caller did not ask to run.
+"""A model by its name, its file, its address, or the function that builds it or predicts.
 
-`file.py:function` and `package.module:function` are the caller's own code and are run. Files of pickled objects are
-refused whatever they hold; a torch.export program is read before it is loaded (models/exported.py).
+Nothing runs that the caller did not ask to run: `file.py:function` and `package.module:function` are the caller's own
+code. Files of pickled objects are refused whatever they hold; those of torch.export, ONNX and skops are read before
+they are loaded (models/exported.py, onnx_screen.py, sklearn.py).
 """
 
-import ast
-import importlib
-import importlib.util
-import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 from torch import nn
 
 from pellucid.core.card import Needs
+from pellucid.core.function_model import FunctionModel
 from pellucid.core.model import Model, TorchModel
-from pellucid.errors import ArgumentError, FixedShape, ModelError, PellucidError
+from pellucid.errors import ArgumentError, FixedShape, ModelError
 from pellucid.modalities.image.preprocess import ImagePreprocess
 from pellucid.models.description import Description, read_description
+from pellucid.models.own_code import Predicts, built, functions_in
 
 __all__ = ["DEFAULT", "load"]
 
 DEFAULT = "efficientnet-lite0"
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib"}
 _CODE = "file.py:function or package.module:function"
+_FILES = ".pt2, .onnx or .skops"
 
 
 def load(
@@ -40,12 +36,13 @@ def load(
     precision: Literal["bfloat16", "auto"] | None = None,
     memory_limit: str | int | None = None,
 ) -> Model:
-    """The embedded default "efficientnet-lite0", "file.py:function", "package.module:function" or "program.pt2".
+    """The embedded default "efficientnet-lite0", "file.py:function", "package.module:function", "program.pt2",
+    "model.onnx", "model.skops", or the address of an endpoint that predicts, "http://...".
 
-    A function takes no argument and returns a torch.nn.Module or a pellucid Model. For a network, `description` says
-    how its inputs are prepared; what it leaves out is taken from `<file stem>.toml` or `model.toml` beside the file.
-    `trust=True` loads programs whose files can run code; `device`, `precision` and `memory_limit` are those of
-    TorchModel.
+    A function without arguments returns a torch.nn.Module or a pellucid Model; one of a batch (NumPy) predicts itself.
+    `description` says how inputs are prepared; what it leaves out is taken from `<file stem>.toml` or `model.toml`
+    beside the file. A skops file takes rows of a table, which nobody prepares. `trust=True` loads files that can run
+    code; `device`, `precision` and `memory_limit` are those of TorchModel.
 
     Raises:
         ModelError: nothing of that name, a file that is refused, or a preprocessing that is not known.
@@ -58,16 +55,23 @@ def load(
     """
     text = str(name)
     given = description or Description()
-    run = _Run(device, precision, memory_limit)
+    run = _Run(device, precision, memory_limit, trust)
     if text == DEFAULT:
         _refuse_settings(DEFAULT, given)
         return _embedded(run)
+    if text.lower().startswith(("http://", "https://")):
+        return _from_endpoint(text, given, run)
     where, _, function = text.rpartition(":")
     if where.endswith(".py") or (where and function.isidentifier()):
         return _from_function(where, function, given, run)
     file = Path(text)
-    if file.suffix.lower() == ".pt2":
-        return _from_program(file, given, trust, run)
+    match file.suffix.lower():
+        case ".pt2":
+            return _from_program(file, given, run)
+        case ".onnx":
+            return _from_onnx(file, given, run)
+        case ".skops":
+            return _from_skops(file, given, run)
     raise ModelError(_refusal(text))
 
 
@@ -78,6 +82,7 @@ class _Run:
     device: str | None = None
     precision: Literal["bfloat16", "auto"] | None = None
     memory_limit: str | int | None = None
+    trust: bool = False
 
 
 def _embedded(run: _Run) -> TorchModel:
@@ -96,25 +101,70 @@ def _from_function(where: str, function: str, given: Description, run: _Run) -> 
     if Path(where).suffix.lower() in _PICKLES or not function.isidentifier():
         raise ModelError(_refusal(where))
     name = f"{where}:{function}"
-    built, file = _built(where, function)
-    if isinstance(built, Model):
+    found, file = built(where, function)
+    if isinstance(found, Model):
         _refuse_settings(name, given, run)
-        return built
-    if not isinstance(built, nn.Module):
+        return found
+    known = given.over(_beside(file))
+    if isinstance(found, Predicts):
+        _refuse_unused(name, run, select=known.select, layout=known.layout)
+        prepare = known.preprocess(name)
+        return FunctionModel(found.function, preprocess=prepare, labels=known.labels, output=known.kind, name=name)
+    if not isinstance(found, nn.Module):
         raise ModelError(
-            f"{name}: expected a torch.nn.Module or a pellucid Model, but got {type(built).__name__}. "
-            "The function takes no argument and returns the network."
+            f"{name}: expected a torch.nn.Module or a pellucid Model, but got {type(found).__name__}. "
+            "The function takes no argument and returns the network, or takes a batch and returns its outputs."
         )
-    return _described(built, name, given.over(_beside(file)), run)
+    return _described(found, name, known, run)
 
 
-def _from_program(file: Path, given: Description, trust: bool, run: _Run) -> TorchModel:
+def _from_endpoint(url: str, given: Description, run: _Run) -> Model:
+    from pellucid.models.http import HTTPModel
+
+    model = HTTPModel(url, labels=given.labels, output=given.kind, select=given.select)
+    _refuse_unused(model.name, run, layout=given.layout)
+    model.preprocess = given.preprocess(model.name)
+    return model
+
+
+def _from_onnx(file: Path, given: Description, run: _Run) -> Model:
+    from pellucid.models.onnx import OnnxModel
+
+    known = given.over(_beside(file))
+    _refuse_unused(str(file), run)
+    model = OnnxModel(
+        file,
+        labels=known.labels,
+        output=known.kind,
+        layout=known.layout,
+        select=known.select,
+        name=str(file),
+    )
+    shapes = list(model.input_shapes.values())
+    if known.input or [len(shape) for shape in shapes] == [3]:
+        model.preprocess = known.preprocess(str(file))
+        if len(shapes) > 1:
+            raise ModelError(f"{file}: pictures cannot be read for {len(shapes)} inputs. Pass tensors by name, a dict.")
+        _check_shape(str(file), model.preprocess, (None, *shapes[0]))
+    return model
+
+
+def _from_skops(file: Path, given: Description, run: _Run) -> Model:
+    from pellucid.models.sklearn import SklearnModel, read_skops
+
+    known = given.over(_beside(file))
+    unused = {**dict(known.input), "kind": known.kind, "select": known.select, "layout": known.layout}
+    _refuse_unused(str(file), replace(run, trust=False), **unused)
+    return SklearnModel(read_skops(file, trust=run.trust), labels=known.labels)
+
+
+def _from_program(file: Path, given: Description, run: _Run) -> TorchModel:
     from pellucid.models.exported import check_dynamic_batch, read_program
 
     place = TorchModel(  # refuses a device that is not there, or a limit that is none, before the file is read
         nn.Identity(), device=run.device, memory_limit=run.memory_limit
     ).device
-    program = read_program(file, trust=trust, device=place)
+    program = read_program(file, trust=run.trust, device=place)
     check_dynamic_batch(program)
     known = given.over(_beside(file))
     _check_shape(str(file), known.preprocess(str(file)), program.input_shape)
@@ -125,11 +175,15 @@ def _from_program(file: Path, given: Description, trust: bool, run: _Run) -> Tor
 
 
 def _described(net: nn.Module, name: str, known: Description, run: _Run) -> TorchModel:
+    if known.layout is not None:
+        raise ArgumentError(
+            f"{name}: `layout` is of .onnx files; a network of torch takes channels first. Leave it out."
+        )
     return TorchModel(
         net,
         preprocess=known.preprocess(name),
         labels=known.labels,
-        output=known.kind,  # type: ignore[arg-type]  # checked by TorchModel
+        output=known.kind,
         select=known.select,
         device=run.device,
         precision=run.precision,
@@ -140,12 +194,21 @@ def _described(net: nn.Module, name: str, known: Description, run: _Run) -> Torc
 
 def _refuse_settings(name: str, given: Description, run: _Run | None = None) -> None:
     """A model that knows its preprocessing would leave other settings unused."""
-    settings = {**dict(given.input), "labels": given.labels, "kind": given.kind, "select": given.select}
-    unused = [key for key, value in {**settings, **vars(run or _Run())}.items() if value is not None]
+    settings = {**dict(given.input), **{key: value for key, value in vars(given).items() if key != "input"}}
+    how = {key: value for key, value in vars(run or _Run()).items() if key != "trust"}  # of files, if they need it
+    unused = [key for key, value in {**settings, **how}.items() if value is not None]
     if unused:
         raise ArgumentError(
             f"{name} brings its own {', '.join(unused)}. Leave out what was given: it would not be used."
         )
+
+
+def _refuse_unused(name: str, run: _Run, **settings: Any) -> None:
+    """A model that is known by its outputs only is run elsewhere, and leaves these settings unused."""
+    given = {**vars(run), **settings}
+    unused = [key for key, value in given.items() if value is not None and value is not False]
+    if unused:
+        raise ArgumentError(f"{name} takes no {', '.join(unused)}. Leave out what was given: it would not be used.")
 
 
 def _beside(file: Path | None) -> Description:
@@ -154,70 +217,6 @@ def _beside(file: Path | None) -> Description:
         if candidate.is_file():
             return read_description(candidate)
     return Description()
-
-
-def _built(where: str, function: str) -> tuple[Any, Path | None]:
-    """What the function returns (a network or Model of that name is taken as it is), and the file it stands in."""
-    path = Path(where).absolute() if where.endswith(".py") else None
-    if path and not path.is_file():
-        raise ModelError(f"{where}: there is no such file.")
-    with _importing_from(path.parent if path else None):
-        try:
-            module = _run_file(path) if path else importlib.import_module(where)
-        except (Exception, SystemExit) as error:
-            raise ModelError(f"{where} cannot be imported: {_told(error, path)}") from error
-        file = Path(origin) if (origin := getattr(module, "__file__", None)) else None
-        build: Callable[[], Any] | None = getattr(module, function, None)
-        if isinstance(build, nn.Module | Model):
-            return build, file
-        if not callable(build):
-            raise ModelError(f"{where} has no function {function!r}. It has {', '.join(_own(module)) or 'none'}.")
-        try:
-            return build(), file
-        except PellucidError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise ModelError(f"{where}:{function} failed with {_told(error, file)}") from error
-
-
-@contextmanager
-def _importing_from(folder: Path | None) -> Iterator[None]:
-    """A file may import its neighbours, as if it were run as a script; a module may lie in the working directory."""
-    place = str(folder or Path.cwd())
-    sys.path.insert(0 if folder else len(sys.path), place)
-    try:
-        yield
-    finally:
-        if place in sys.path:
-            sys.path.remove(place)
-
-
-def _run_file(path: Path) -> ModuleType:
-    name = path.stem
-    while name in sys.modules and getattr(sys.modules[name], "__file__", None) != str(path):
-        name += "_"  # "torch.py" and its like must not displace a module that others use
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError("not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _told(error: BaseException, file: Path | None) -> str:
-    """An error of the user's code, and the line of the file where it came about."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-    return f"{type(error).__name__}: {error}" + (f" ({file and file.name}, line {lines[-1]})" if lines else "")
-
-
-def _own(module: ModuleType) -> list[str]:
-    own = ((n, value) for n, value in vars(module).items() if callable(value) and not n.startswith("_"))
-    return [n for n, value in own if getattr(value, "__module__", None) == module.__name__][:10]
 
 
 def _check_shape(name: str, prepare: ImagePreprocess, shape: tuple[int | None, ...]) -> None:
@@ -249,28 +248,15 @@ def _refusal(text: str) -> str:
         return (
             f"{text}: pickled modules and checkpoints can run code on loading and are refused. Write a function that "
             f"builds the network and loads its state dict with torch.load(path, weights_only=True), and give {_CODE}; "
-            "or export the network with torch.export.save to a .pt2 file."
+            "or export the network with torch.export.save to a .pt2 file. For an estimator of scikit-learn: "
+            "skops.io.dump to a .skops file."
         )
     if not text or not file.exists():
-        return f"There is no model {text!r}. Expected {DEFAULT}, {_CODE}, or a .pt2 file that exists."
+        return f"There is no model {text!r}. Expected {DEFAULT}, {_CODE}, a {_FILES} file that exists, or http://... ."
     if suffix == ".py":
-        names = _functions_in(file)
+        names = functions_in(file)
         has = f" It has {', '.join(names)}." if names else ""
-        return f"{text}: name the function that builds the network, {text}:{names[0] if names else 'build'}.{has}"
+        name = f"{text}:{names[0] if names else 'build'}"
+        return f"{text}: name the function that builds the network, or that predicts, {name}.{has}"
     what = "a folder" if file.is_dir() else f"a {suffix}" if suffix else "a file without a suffix"
-    return f"{text}: expected {_CODE} or a .pt2 program, but this is {what}."
-
-
-def _functions_in(file: Path) -> list[str]:
-    """The functions of the file that can be called without arguments, read without running it."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return []
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
-    return [node.name for node in functions if not _required(node.args)][:10]
-
-
-def _required(arguments: ast.arguments) -> bool:
-    positional = len(arguments.posonlyargs) + len(arguments.args) - len(arguments.defaults)
-    return positional > 0 or None in arguments.kw_defaults
+    return f"{text}: expected {_CODE}, or a {_FILES} file, but this is {what}."

@@ -1,6 +1,7 @@
-"""A fitted scikit-learn estimator as a model: its scores, and its weights where it is linear."""
+"""A fitted scikit-learn estimator as a model: its scores, and its weights where it is linear; an object, or a file."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,25 @@ from torch import Tensor
 
 from pellucid.core.card import Cost, Needs
 from pellucid.core.model import UNKNOWN, Model
-from pellucid.errors import ArgumentError, MissingNeed, ModelError
+from pellucid.errors import ArgumentError, MissingNeed, ModelError, UntrustedModel
 
-__all__ = ["SklearnModel"]
+__all__ = ["SklearnModel", "read_skops"]
+
+_INSTALL = "which is not installed. Install it: pip install"
+_LISTED = 10  # types in an error
 
 
 class SklearnModel(Model):
-    """A fitted classifier or regressor of scikit-learn, given as an object: nothing is unpickled.
+    """A fitted classifier or regressor of scikit-learn, or a pipeline that ends in one, given as an object: nothing is
+    unpickled.
 
     A classifier's outputs are its probabilities, or else its decision function; two-class scores become two columns,
-    the first with the other sign. Labels are the estimator's classes unless given.
+    the first with the other sign. Labels are the estimator's classes unless given. One that was fitted on a table with
+    column names gets its rows with these names, in their order; `columns` holds them.
 
     Raises:
-        ArgumentError: not an estimator.
-        ModelError: it is not fitted.
+        ArgumentError: not an estimator that predicts.
+        ModelError: it is not fitted, or predicts several labels at once.
 
     Example:
         >>> import numpy as np, pellucid as pl
@@ -34,17 +40,29 @@ class SklearnModel(Model):
     """
 
     def __init__(self, estimator: Any, *, labels: Sequence[str] | None = None) -> None:
-        from sklearn.base import BaseEstimator, is_classifier
-        from sklearn.exceptions import NotFittedError
-        from sklearn.utils.validation import check_is_fitted
-
+        try:
+            from sklearn.base import BaseEstimator, is_classifier
+            from sklearn.exceptions import NotFittedError
+            from sklearn.utils.validation import check_is_fitted
+        except ImportError as error:
+            raise ModelError(f"SklearnModel needs scikit-learn, {_INSTALL} 'pellucid[sklearn]'.") from error
         if not isinstance(estimator, BaseEstimator):
             raise ArgumentError(f"SklearnModel takes a scikit-learn estimator. Got {type(estimator).__name__}.")
+        if not hasattr(estimator, "predict"):
+            raise ArgumentError(
+                f"SklearnModel takes an estimator that predicts. {type(estimator).__name__} has no predict(): give the "
+                "pipeline that ends in a classifier or a regressor."
+            )
         try:
             check_is_fitted(estimator)
         except NotFittedError as error:
             raise ModelError(f"{type(estimator).__name__} is not fitted. Call its fit(X, y) first.") from error
         self.classifier = is_classifier(estimator)
+        if self.classifier and not isinstance(estimator.classes_, np.ndarray):
+            raise ModelError(
+                f"{type(estimator).__name__} predicts several labels at once, {len(estimator.classes_)} of them. Fit "
+                "one estimator for each, and explain them one by one."
+            )
         if labels is None and self.classifier:
             labels = [str(name) for name in estimator.classes_]
         probable = self.classifier and getattr(estimator, "predict_proba", None) is not None
@@ -52,16 +70,35 @@ class SklearnModel(Model):
         super().__init__(preprocess=None, labels=labels, output=kind, micro_batch=None)
         self.estimator = estimator
         self.name = type(estimator).__name__
+        names = getattr(estimator, "feature_names_in_", None)
+        self.columns = None if names is None else tuple(str(name) for name in names)
         self.offers = Needs.SCORES | (Needs.WEIGHTS if self._weights() is not None else Needs.NOTHING)
 
     def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b k"]:
         self.passes += Cost(forward=len(x))
         try:
-            return self._scores(x.detach().cpu().numpy()).to(x.dtype)
+            return self._scores(self._table(x.detach().cpu().numpy())).to(x.dtype)
         except ValueError as error:
             raise ModelError(f"{self.name} failed on rows of shape {tuple(x.shape)}: {error}") from error
 
-    def _scores(self, rows: np.ndarray) -> Tensor:
+    def _table(self, rows: np.ndarray) -> Any:
+        """The rows as the estimator was fitted on them."""
+        if self.columns is None:
+            return rows
+        if rows.ndim != 2 or rows.shape[1] != len(self.columns):
+            raise ModelError(
+                f"{self.name} takes rows of {len(self.columns)} columns ({', '.join(self.columns[:_LISTED])}"
+                f"{', …' if len(self.columns) > _LISTED else ''}). Got rows of shape {rows.shape[1:]}."
+            )
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ModelError(
+                f"{self.name} was fitted on a table with column names and needs pandas, {_INSTALL} pandas."
+            ) from error
+        return pd.DataFrame(rows, columns=list(self.estimator.feature_names_in_))
+
+    def _scores(self, rows: Any) -> Tensor:
         if self.output == "probabilities":
             scores = self.estimator.predict_proba(rows)
         elif self.classifier:
@@ -82,7 +119,8 @@ class SklearnModel(Model):
             weights, intercept = np.concatenate([-weights, weights]), np.concatenate([-intercept, intercept])
         scores, linear = self.estimator.decision_function if self.classifier else self.estimator.predict, weights
         rows = np.stack([np.linspace(-1, 1, linear.shape[1]), np.linspace(2, 0, linear.shape[1])])
-        found = self._both_signs(np.asarray(scores(rows))) if self.classifier else np.asarray(scores(rows))
+        found = np.asarray(scores(self._table(rows)))
+        found = self._both_signs(found) if self.classifier else found
         expected = rows @ linear.T + intercept
         if found.size != expected.size or not np.allclose(found.reshape(expected.shape), expected):
             raise MissingNeed(f"{self.name} has coefficients, but its scores are not W x + b, a row for each output.")
@@ -103,3 +141,33 @@ class SklearnModel(Model):
 
     def _both_signs(self, scores: np.ndarray) -> np.ndarray:
         return np.stack([-scores, scores], 1) if scores.ndim == 1 else scores
+
+
+def read_skops(path: Path, *, trust: bool = False) -> Any:
+    """The object in a file of skops.io, which lists what it is made of: types that scikit-learn and skops vouch for, or
+    others, which can run code and are loaded only if `trust` says so.
+
+    Raises:
+        UntrustedModel: other types; they are named.
+        ModelError: no such file, a damaged one, or skops is not installed.
+    """
+    try:
+        from skops import io
+    except ImportError as error:
+        raise ModelError(f"{path}: a .skops file needs skops, {_INSTALL} 'pellucid[sklearn]'.") from error
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such file.")
+    try:
+        others = io.get_untrusted_types(file=path)
+    except Exception as error:  # a damaged file fails anywhere
+        raise ModelError(f"{path}: no file of skops.io, or a damaged one. {type(error).__name__}: {error}") from error
+    if others and not trust:
+        more = f" and {len(others) - _LISTED} more" if len(others) > _LISTED else ""
+        raise UntrustedModel(
+            f"{path}: holds types that can run code: {', '.join(others[:_LISTED])}{more}. If you know who made the "
+            "file, trust=True (--trust-model) loads it anyhow."
+        )
+    try:
+        return io.load(path, trusted=others)
+    except Exception as error:  # another release of scikit-learn fails anywhere
+        raise ModelError(f"{path}: cannot be loaded here. {type(error).__name__}: {error}") from error

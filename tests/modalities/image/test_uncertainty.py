@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 import pellucid as pl
 from pellucid.core.estimator import Mean, sample
-from pellucid.modalities.image.uncertainty import certain_blocks, sign_flip_p_values
+from pellucid.modalities.image.uncertainty import can_tell, certain_blocks, certain_places, sign_flip_p_values
 
 BASE = pl.SimpleGradient()(pl.TorchModel(Linear(torch.ones(1, 3))), uniform(1, 3))  # only its estimate is replaced
 
@@ -224,3 +224,58 @@ def test_several_images_and_maps_that_are_no_images_are_refused():
 def test_wrong_settings_say_what_was_expected_and_what_came(wrong, words):
     with pytest.raises(pl.ArgumentError, match=words):
         certain_blocks(sampled(noise(16, 3, 8, 8)), **wrong)
+
+
+SIZES = np.bitwise_count(np.arange(2**16))
+
+
+def of_segments(seed: int, *, effect: float = 0.0) -> pl.Attribution:
+    """Shapley values of 16 segments that have none, or nearly so: sets of 4 to 12 have scores of chance, which differ
+    for each set. The first segment may have an effect of its own.
+    """
+    game = np.where((SIZES >= 4) & (SIZES <= 12), np.random.default_rng(seed).normal(size=2**16), 0.0)
+
+    def function(rows: np.ndarray) -> np.ndarray:
+        present = rows[:, 0, ::2, ::2].reshape(len(rows), 16) > 0.5
+        return game[present @ (1 << np.arange(16))] + effect * present[:, 0]
+
+    explain = pl.KernelSHAP(segments=pl.Patches(4), baseline=pl.Zeros(), budget=400, seed=seed)
+    return explain(pl.FunctionModel(function, output="regression"), torch.ones(1, 1, 8, 8))
+
+
+def test_a_segment_that_counts_is_told_from_its_error_and_covers_its_places():
+    found = certain_places(of_segments(0, effect=30.0))
+    assert found.pixels[:2, :2].all()
+    assert found.pixels.shape == (8, 8)
+    assert "segment by segment" in found.caption
+
+
+@pytest.mark.parametrize(("errors", "certain"), [(1.8, False), (1.9, False), (2.1, True)])
+def test_a_segment_passes_beyond_the_two_sided_quantile(errors, certain):
+    model = pl.FunctionModel(lambda rows: rows.mean((1, 2, 3)), output="regression")
+    a = pl.KernelSHAP(segments=pl.Patches(1), baseline=pl.Zeros())(model, torch.ones(1, 1, 4, 4))
+    told = replace(a.estimate, standard_error=a.scores / errors)
+    assert certain_places(replace(a, estimate=told)).pixels.all() == certain
+
+
+def test_segments_of_chance_are_coloured_as_seldom_as_the_rate_says():
+    """Some segment passes in 5 % of maps of chance; the jackknife's errors are a little large, so no more often."""
+    hits = sum(bool(certain_places(of_segments(seed)).pixels.any()) for seed in range(200))
+    assert hits <= binom.ppf(0.99, 200, 0.05)
+
+
+def test_exact_values_are_certain_where_they_are_not_zero():
+    model = pl.FunctionModel(lambda rows: rows[:, 0, 0, 0] * 2.0, output="regression")
+    a = pl.KernelSHAP(segments=pl.Patches(2), baseline=pl.Zeros())(model, torch.ones(1, 1, 4, 4))
+    assert certain_places(a).pixels.tolist() == [[True, True, False, False]] * 2 + [[False] * 4] * 2
+
+
+def test_maps_of_copies_are_tested_block_by_block_as_before():
+    a = sampled(noise(50, 3, 16, 16) + 0.5)
+    assert np.array_equal(certain_places(a).pixels, certain_blocks(a).pixels)
+
+
+def test_what_is_not_sampled_cannot_be_told():
+    model = pl.FunctionModel(lambda rows: rows.mean((1, 2, 3)), output="regression")
+    assert not can_tell(pl.Occlusion()(model, uniform(1, 1, 8, 8)))
+    assert can_tell(of_segments(0))

@@ -88,6 +88,10 @@ def to_heatmap(
     if len(a) != 1 or a.scores.ndim != 4:
         raise ArgumentError(f"A heatmap shows one image's map (1, C, H, W). Got {tuple(a.scores.shape)}.")
     values = _enlarged(reduce_channels(a.scores[0], channels), a.features)
+    unit = card.unit
+    if card.stands and np.isfinite(values).any():
+        level = float(values[np.isfinite(values)].mean())
+        values, unit = values - level, f"{unit} above the map's mean of {level:.3g}"
     finite = np.abs(values[np.isfinite(values)])
     found = float(np.percentile(finite, percentile)) if finite.size else 0.0
     if found == 0.0 and finite.size:
@@ -99,7 +103,7 @@ def to_heatmap(
         limit=scale,
         clipped=float((finite > scale).mean()) if finite.size else 0.0,
         channels=channels,
-        unit=card.unit,
+        unit=unit,
         blank=_why_blank(a, finite, values),
     )
 

@@ -14,7 +14,7 @@ from pellucid.explainers._noise import NoiseLevel
 from pellucid.metrics.similarity import structural_similarity
 from pellucid.metrics.stability import Stability
 from pellucid.modalities.image.heatmap import Channels, Heatmap, to_heatmap
-from pellucid.modalities.image.uncertainty import certain_blocks
+from pellucid.modalities.image.uncertainty import can_tell, certain_places
 
 if TYPE_CHECKING:
     from pellucid.modalities.image.draw import Drawing, Panel
@@ -85,8 +85,8 @@ def page(each: Sequence[Attribution], *, channels: Channels | None = None, perce
             outside = "hatched: outside the model's crop" if _cropped(a) else ""
             over = overlay_pixels(reduced(_view(a)), heat)
             panels = [Panel(over, title_of(a), outside), replace(panels[0], title="map")]
-        if a.estimate.batch_means is not None:
-            found = certain_blocks(a)
+        if can_tell(a):
+            found = certain_places(a)
             title = f"beyond sampling error: {found.share:.0%} of the area"
             panels.append(replace(map_panel(a, replace(heat, certain=found.pixels)), title=title))
             notes[1:] = [f"Uncertainty: {found.caption}"]
@@ -209,7 +209,8 @@ def method_caption(each: Sequence[Attribution]) -> str:
             method = method.base
         noise = getattr(method, "noise", None)  # sampled methods without noise have none
         taken = between(samples, str)
-        words.append(f"{taken} samples{f' at {_level(noise)}' if noise else ''}, seed {method.seed}")
+        what = "samples" if not hasattr(method, "budget") else "model calls"
+        words.append(f"{taken} {what}{f' at {_level(noise)}' if noise else ''}, seed {method.seed}")
         errors = [float(error) for a in each if a.estimate.error is not None for error in a.estimate.error]
         if known := [error for error in errors if error < float("inf")]:
             words.append(f"relative error {between(known, '{:.2g}'.format)}")

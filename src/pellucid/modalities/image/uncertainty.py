@@ -19,7 +19,7 @@ from pellucid.core.checks import check_count
 from pellucid.core.estimate import BATCHES
 from pellucid.errors import ArgumentError
 
-__all__ = ["Certainty", "certain_blocks", "sign_flip_p_values"]
+__all__ = ["Certainty", "can_tell", "certain_blocks", "certain_places", "sign_flip_p_values"]
 
 _PATTERNS_AT_ONCE = 4096  # bounds memory: 4096 patterns of 784 blocks are 26 MB
 
@@ -35,6 +35,44 @@ class Certainty:
     def share(self) -> float:
         """The share of the pixels in blocks that passed."""
         return float(self.pixels.mean())
+
+
+def can_tell(a: Attribution) -> bool:
+    """Whether a map's signal can be told from its sampling error."""
+    return a.estimate.batch_means is not None or (a.segments is not None and a.standard_error is not None)
+
+
+def certain_places(a: Attribution, *, rate: float = 0.05) -> Certainty:
+    """The blocks, or the segments, of one image's sampled map that hold signal beyond the sampling error.
+
+    Raises:
+        ArgumentError: as `certain_blocks`.
+    """
+    if a.segments is None or a.standard_error is None or a.estimate.batch_means is not None:
+        return certain_blocks(a, rate=rate)
+    return _certain_segments(a, rate)
+
+
+def _certain_segments(a: Attribution, rate: float) -> Certainty:
+    """Each segment's score against its standard error: two-sided normal p-values, the discovery rate as above."""
+    from scipy.stats import false_discovery_control, norm
+
+    assert a.segments is not None  # noqa: S101  # asked before
+    assert a.standard_error is not None  # noqa: S101
+    labels = a.segments[0].cpu().numpy()
+    values = a.by_segment.cpu().double().numpy()
+    errors = np.zeros_like(values)
+    inside = labels >= 0
+    errors[labels[inside]] = a.standard_error[0, 0].cpu().double().numpy()[inside]
+    # An error of zero is no error: such a value is certain, unless it is zero itself.
+    ratio = np.abs(values) / np.maximum(errors, np.finfo(np.float64).tiny)
+    p = np.where(np.isfinite(ratio), 2 * norm.sf(ratio), 1.0)
+    passed = np.append(false_discovery_control(p) <= rate, False)
+    caption = (
+        f"sampling error only, n = {a.samples_used}, segment by segment, false discovery rate {100 * rate:g} %; more "
+        "model calls colour more segments; grey does not mean unimportant"
+    )
+    return Certainty(passed[labels], caption)
 
 
 def certain_blocks(a: Attribution, *, block: int = 8, rate: float = 0.05) -> Certainty:

@@ -1,0 +1,278 @@
+"""The engine of black-box methods: a stream of altered copies of one input, their scores, and what the scores show.
+
+All that is kept of an input is the scores of its queries, in order. The queries follow from (seed, input key, index),
+so a map, its error and any extension are functions of the scores alone: a longer run replays the shorter one.
+"""
+
+import math
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.core.abstract_model import Model
+from pellucid.core.stopping import Until, counts, most
+from pellucid.core.target import Targets
+from pellucid.errors import ArgumentError, MemoryLimit, MissingNeed, ModelError
+
+__all__ = ["Answers", "Fit", "Question", "Run", "affordable"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What scores show: `values` (S,) of segments or (*places), and the squared standard error of each, or None.
+
+    `independent` is how many of the values have an error of their own, to tell signal from noise: fewer than there are
+    where neighbours share theirs. `change` is the number that the values divide, for methods that do; `notes` are facts
+    for the recipe, `findings` what a user should know.
+    """
+
+    values: np.ndarray
+    variance: np.ndarray | None = None
+    independent: int | None = None
+    change: float | None = None
+    notes: dict[str, float | str] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+    contrast: "Fit | None" = None
+    """What of the values tells them apart, where they stand on a constant that is no signal: its error counts."""
+
+    def relative(self, times: float = 1.0) -> float:
+        """The relative RMS error of the map, if the scores were `times` as many: infinite where no signal is known."""
+        if self.contrast is not None:
+            return self.contrast.relative(times)
+        if self.variance is None or not self.values.size:
+            return math.inf
+        noise = float(self.variance.mean())
+        power = float((self.values**2).mean()) - noise
+        # The standard error of the power: values and errors are independent normals, as nearly as matters here.
+        spread = 4 * float((self.values**2 * self.variance).mean()) + 2 * float((self.variance**2).mean())
+        spread = math.sqrt(max(spread, 0.0) / (self.independent or self.values.size))
+        if noise == 0:
+            return 0.0
+        return math.sqrt(noise / times / power) if math.isfinite(power) and power > 2 * spread else math.inf
+
+
+class Question(ABC):
+    """What is asked about one input. A draw is `size` queries that go together (a pair, a permutation); a query is
+    `width` copies, whose mean score is its answer.
+    """
+
+    size: int = 1
+    width: int = 1
+    least: int = 1
+    """The fewest draws that give a map."""
+
+    believed: int = 1
+    """The fewest draws whose error is known well enough to stop by it."""
+
+    end: int | None = None
+    """How many draws there are at all, if the question is to be answered exactly: no more than were allowed."""
+
+    @abstractmethod
+    def rows(self, queries: Sequence[int], copies: Sequence[int]) -> Float[Tensor, "m *features"]:
+        """The altered inputs: of query queries[i] the copy number copies[i]."""
+
+    def codes(self, queries: Sequence[int]) -> list[bytes] | None:
+        """Equal for queries that ask the same; None where no two do."""
+        return None
+
+    @abstractmethod
+    def fit(self, scores: Float[np.ndarray, " n"]) -> Fit:
+        """What the scores of the first n queries, whole draws, show. Scores that could not be had are NaN."""
+
+
+@dataclass(eq=False)
+class Answers:
+    """The scores of one input's queries, as far as they are known; what was asked before is not asked again.
+
+    A query on which the model fails, alone, or answers with NaN is NaN; `failures` says why.
+    """
+
+    model: Model
+    question: Question
+    target: Targets
+    like: Float[Tensor, "1 *features"]
+    known: Float[np.ndarray, " n"] = field(default_factory=lambda: np.empty(0))
+    tell: Callable[[int], None] = lambda rows: None
+    failures: list[str] = field(default_factory=list)
+    asked: int = 0
+
+    def upto(self, count: int) -> Float[np.ndarray, " count"]:
+        """The scores of the first `count` queries. Ctrl-C leaves those in `known` that were there by then."""
+        start = len(self.known)
+        if count <= start:
+            return self.known[:count]
+        same = self._same(count)
+        fresh = [query for query in range(start, count) if same[query] == query]
+        scores = np.full(count, np.nan)
+        scores[:start] = self.known
+        width = self.question.width
+        flat = [(query, copy) for query in fresh for copy in range(width)]
+        answers = np.empty(len(flat))
+        done = 0
+        try:
+            for chunk in self._chunks(len(flat)):
+                part = flat[chunk.start : chunk.stop]
+                rows = self.question.rows([query for query, _ in part], [copy for _, copy in part])
+                answers[chunk.start : chunk.stop] = self._scores(rows)
+                done = chunk.stop
+                self.asked += len(part)
+                self.tell(len(part))
+        finally:
+            whole = done // width
+            scores[fresh[:whole]] = answers[: whole * width].reshape(whole, width).mean(1)
+            reached = count if whole == len(fresh) else fresh[whole]
+            scores = scores[same[:count]]
+            self.known = scores[:reached]
+        self._check()
+        return self.known
+
+    def _same(self, count: int) -> np.ndarray:
+        """For each query the first one that asks the same."""
+        found = np.arange(count)
+        codes = self.question.codes(range(count))
+        if codes is not None:
+            first: dict[bytes, int] = {}
+            for query, code in enumerate(codes):
+                found[query] = first.setdefault(code, query)
+        return found
+
+    def _chunks(self, count: int) -> list[range]:
+        """As few pieces as fit, of nearly equal size."""
+        most = self.model.rows(self.like)
+        pieces = -(-count // most)
+        size = -(-count // max(pieces, 1)) if count else 1
+        return [range(at, min(at + size, count)) for at in range(0, count, size)]
+
+    def _scores(self, rows: Float[Tensor, "m *features"]) -> np.ndarray:
+        try:
+            found = self.model.scores(rows, self.target.repeat(len(rows)))
+        except (MemoryLimit, MissingNeed):
+            raise
+        except ModelError as error:
+            if not self.model.fails_by_row:
+                raise
+            if len(rows) == 1:
+                self.failures.append(str(error))
+                return np.array([np.nan])
+            half = len(rows) // 2
+            return np.concatenate([self._scores(rows[:half]), self._scores(rows[half:])])
+        scores = found.detach().cpu().double().numpy()
+        broken = ~np.isfinite(scores)
+        if broken.any():
+            self.failures.extend([f"{self.model.name} answered with NaN or infinity"] * int(broken.sum()))
+            scores = np.where(broken, np.nan, scores)
+        return np.asarray(scores)
+
+    def _check(self) -> None:
+        lost = int(np.isnan(self.known).sum())
+        if 2 * lost > len(self.known):
+            raise ModelError(
+                f"{self.model.name} failed on {lost} of {len(self.known)} altered inputs: too many to explain it. The "
+                f"first said: {self.failures[0]}. Try other values for what is absent: baseline=..."
+            )
+
+
+def affordable(budget: int | Until | None, spent: int) -> int:
+    """The model calls that are left of a budget, before any further ones; None is no limit."""
+    if budget is None:
+        return sys.maxsize
+    return max((budget.at_most if isinstance(budget, Until) else budget) - spent, 0)
+
+
+@dataclass(eq=False)
+class Run:
+    """One input's queries until its stop: at a budget of model calls, or once an error is reached.
+
+    `spent` calls of the budget were made before. `report` is told the rows that were asked and the error, as they come.
+    """
+
+    answers: Answers
+    budget: int | Until | None
+    spent: int
+    method: str
+    report: Callable[[int, float | None], None] = lambda rows, error: None
+    listening: bool = False
+    fitted: Fit | None = None
+    error: float | None = None
+    draws: int = 0
+    stopped: str = ""
+
+    def __post_init__(self) -> None:
+        question = self.answers.question
+        self.unit = question.size * question.width
+        self.until = self.budget if isinstance(self.budget, Until) else None
+        self.most = affordable(self.budget, self.spent) // self.unit
+        if self.most < (question.end or question.least):
+            raise ArgumentError(
+                f"`budget` is {self.spent + (question.end or question.least) * self.unit} model calls or more, for "
+                f"{self.method} of this input. Got {most(self.budget or 0)}."
+            )
+        self.expected = question.end or self.most
+        self.answers.tell = self._told
+
+    def take(self) -> None:
+        """All draws of this input, until its stop."""
+        if self.answers.question.end is not None:
+            self._fit(self.answers.question.end)
+            self.stopped = f"exact after all {self.draws * self.unit} calls that there are"
+            return
+        if self.until is None:
+            self._fit(self.most)
+            self.stopped = f"the budget of {self.budget} model calls was spent"
+            return
+        for draws in self._looks(self.until):
+            fitted = self._fit(draws)
+            self.stopped = self._verdict(fitted, draws)
+            if self.stopped:
+                break
+        if self.until.further:
+            self._fit(self.draws + self.until.further // self.unit)
+            self.stopped += f"; then {self.until.further} more"
+
+    def partial(self) -> bool:
+        """Make what there is of what was asked, after an interruption; False if that is nothing."""
+        question = self.answers.question
+        draws = len(self.answers.known) // question.size
+        if draws < (question.end or question.least):
+            return False
+        self._fit(draws)
+        self.stopped = f"interrupted after {self.spent + draws * self.unit} model calls"
+        return True
+
+    def _looks(self, until: Until) -> list[int]:
+        least = max(self.answers.question.least, self.answers.question.believed)
+        inner = Until(error=until.error, at_most=max(self.most * self.unit, 2),
+                      at_least=max(until.at_least - self.spent, 0))  # fmt: skip
+        looks = [draws for draws in counts(inner, self.unit) if least <= draws <= self.most]
+        return looks or [self.most]
+
+    def _fit(self, draws: int) -> Fit:
+        scores = self.answers.upto(draws * self.answers.question.size)
+        self.draws, self.fitted = draws, self.answers.question.fit(scores)
+        if self.listening:
+            self.error = self.fitted.relative()
+            self.report(0, self.error)
+        return self.fitted
+
+    def _told(self, rows: int) -> None:
+        self.report(rows, self.error)
+
+    def _verdict(self, fitted: Fit, draws: int) -> str:
+        assert self.until is not None  # noqa: S101  # only asked then
+        error, goal, calls = fitted.relative(), self.until.error, self.spent + draws * self.unit
+        if error <= goal:
+            return f"error {error:.2g} after {calls} model calls, at most {goal:g} was asked for"
+        if draws < self.most:
+            return ""
+        if math.isinf(error):
+            return f"no signal yet after {calls} model calls, the most that were allowed"
+        more = math.ceil(draws * self.unit * ((error / goal) ** 2 - 1))
+        return (
+            f"error {error:.2g} after {calls} model calls, the most that were allowed; for {goal:g} about {more} more "
+            "would be needed"
+        )

@@ -1,0 +1,123 @@
+"""KernelSHAP: Shapley values of segments as a weighted linear regression on the scores of sets of segments.
+
+    phi = argmin sum_i w_i (v(S_i) - v(complement) - sum_j x_ij phi_j)^2,   sum_j phi_j = v(all) - v(none)
+
+x_ij is 1 where segment j is present and -1 where it is absent; w_i is the Shapley kernel over the probability with
+which the set was drawn (Lundberg & Lee 2017, theorem 2, with the pairs of Covert & Lee 2021 and the sizes of Musco &
+Witter 2025). Signed, in units of the score; the segments' values sum to v(all) - v(none). All sets, and no error, where
+the budget allows. The standard error is the jackknife's: each pair is left out in turn, in closed form.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Per, Scope, Stage
+from pellucid.core.queries import Fit, Question
+from pellucid.core.stopping import most
+from pellucid.errors import ArgumentError
+from pellucid.explainers._queried import Budgeted, Place, Segmented
+from pellucid.explainers._shapley import Game, PairEstimator
+from pellucid.explainers.paired_gp import PairedGP
+
+__all__ = ["KernelSHAP", "Regression"]
+
+
+@dataclass(frozen=True)
+class Regression(PairEstimator):
+    """Weighted least squares with the Shapley kernel; unbiased as the number of pairs grows.
+
+    Example:
+        >>> import pellucid as pl
+        >>> pl.KernelSHAP().estimator
+        Regression()
+    """
+
+    def least(self, players: int) -> int:
+        return players + 2
+
+    @property
+    def words(self) -> str:
+        return ""
+
+    def shapley(self, signs: Float[np.ndarray, "n s"], halves: Float[np.ndarray, " n"], place: Place) -> Fit:
+        players = signs.shape[1]
+        change = 2 * halves[0]
+        notes: dict[str, float | str] = {"segments": float(players)}
+        if players == 1:
+            return Fit(np.array([change]), np.zeros(1), change=float(change), notes=notes)
+        x, y = signs[1:], 2 * halves[1:]
+        sizes = (x > 0).sum(1)
+        weights = 1 / (sizes * (players - sizes))
+        # The sum is given: what is left of each is orthogonal to it.
+        centred = x - x.mean(1, keepdims=True)
+        left = y - x.sum(1) * change / players
+        gram = (centred.T * weights) @ centred
+        inverse = np.linalg.pinv(gram + gram.trace() / players)  # the sum's own direction has no weight in it
+        phi = inverse @ (centred.T @ (weights * left))
+        residual = left - centred @ phi
+        leverage = weights * np.einsum("ij,jk,ik->i", centred, inverse, centred)
+        # What each pair changes: the estimate without it is phi minus its row.
+        moved = (centred @ inverse) * (weights * residual / np.clip(1 - leverage, 1e-6, None))[:, None]
+        variance = ((moved - moved.mean(0)) ** 2).sum(0) * (len(x) - 1) / len(x)
+        return Fit(phi + change / players, variance, change=float(change), notes=notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSHAP(Segmented, Budgeted):
+    """Shapley values of segments (Lundberg & Lee 2017), exact where 2^segments model calls are within the budget.
+
+    `segments` divides each input, `baseline` stands in for what is absent, `budget` counts model calls, and `estimator`
+    says how the values follow from pairs of complementary sets: Regression(), or PairedGP() with far less error.
+
+    Raises:
+        ArgumentError: a setting out of range, or a budget that is too small for so many segments.
+
+    Example:
+        >>> import torch, pellucid as pl
+        >>> model = pl.FunctionModel(lambda rows: rows @ [1.0, 2.0, -1.0], output="regression")
+        >>> a = pl.KernelSHAP(baseline=pl.Zeros())(model, torch.ones(1, 3))
+        >>> a.scores.round(decimals=6).tolist(), a.stopped
+        ([[1.0, 2.0, -1.0]], 'exact after all 8 calls that there are')
+    """
+
+    estimator: PairEstimator = field(default_factory=Regression)
+    estimators: ClassVar[Mapping[str, PairEstimator]] = {
+        "auto": PairedGP(),
+        "paired-gp": PairedGP(),
+        "regression": Regression(),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.estimator, PairEstimator):
+            raise ArgumentError(
+                f"`estimator` is one such as Regression() or PairedGP(), with its parentheses. Got {self.estimator!r}."
+            )
+
+    @property
+    def card(self) -> MethodCard:
+        return MethodCard(
+            name="kernel-shap",
+            title="KernelSHAP",
+            scope=Scope.LOCAL,
+            stage=Stage.POST_HOC,
+            applicability=Applicability.MODEL_AGNOSTIC,
+            needs=Needs.SCORES,
+            cost=Cost(forward=most(self.budget)),
+            reference="Lundberg & Lee 2017, arXiv:1705.07874",
+            unit="score",
+            per=Per.SEGMENT,
+            channels="sum",
+            sampled=True,
+            caveats=(
+                "the baseline decides what absent means",
+                "absent segments make inputs that no model was trained on",
+            ),
+        )
+
+    def question(self, place: Place, calls: int) -> Question:
+        return Game(place, self.estimator, calls)

@@ -1,0 +1,115 @@
+"""Deliberate bugs of the engine of black-box methods, of segments, of KernelSHAP and its estimators."""
+
+from tests.mutants.mutant import Mutant
+
+__all__ = ["MUTANTS"]
+
+QUERIES = "tests/core/test_queries.py"
+SEGMENTS = "tests/core/test_segments.py"
+QUERIED = "tests/explainers/test_queried.py"
+SHAPLEY = "tests/explainers/test_shapley.py"
+KERNEL = "tests/explainers/test_kernel_shap.py"
+PROCESS = "tests/explainers/test_shapley_process.py"
+ODD = "tests/explainers/test_odd_process.py"
+PAIRED = "tests/explainers/test_paired_gp.py"
+PIXELS = "tests/modalities/image/test_superpixels.py"
+CERTAIN = "tests/modalities/image/test_uncertainty.py"
+
+
+def queries(name: str, before: str, after: str, tests: str = QUERIES) -> Mutant:
+    return Mutant(name, "core/queries.py", before, after, (tests,))
+
+
+def segments(name: str, before: str, after: str) -> Mutant:
+    return Mutant(name, "core/segments.py", before, after, (SEGMENTS,))
+
+
+def queried(name: str, before: str, after: str) -> Mutant:
+    return Mutant(name, "explainers/_queried.py", before, after, (QUERIED,))
+
+
+def shapley(name: str, before: str, after: str) -> Mutant:
+    return Mutant(name, "explainers/_shapley.py", before, after, (SHAPLEY, KERNEL))
+
+
+def kernel(name: str, before: str, after: str) -> Mutant:
+    return Mutant(name, "explainers/kernel_shap.py", before, after, (KERNEL,))
+
+
+def process(name: str, before: str, after: str) -> Mutant:
+    return Mutant(name, "explainers/_shapley_process.py", before, after, (PROCESS,))
+
+
+def odd(name: str, before: str, after: str) -> Mutant:
+    return Mutant(name, "explainers/_odd_process.py", before, after, (ODD,))
+
+
+MUTANTS = [
+    queries("queries that ask the same asked each time", "if codes is not None:", "if codes is None and count < 0:"),
+    queries("answers of repeated queries in the wrong place", "scores = scores[same[:count]]", "scores = scores"),
+    queries("the first copy in place of the mean of copies", ".reshape(whole, width).mean(1)", ".reshape(whole, width)[:, 0]"),
+    queries("what was answered before an interruption lost", "self.known = scores[:reached]", "self.known = scores[:start]"),
+    queries("an interrupted chunk counted as answered", "done = chunk.stop\n                self.asked", "done = chunk.stop + 1\n                self.asked"),
+    queries("one broken row spoils its batch", "if len(rows) == 1:", "if len(rows) >= 1:"),
+    queries("infinite scores taken as they are", "scores = np.where(broken, np.nan, scores)", "pass"),
+    queries("a model that mostly fails explained all the same", "if 2 * lost > len(self.known):", "if lost > len(self.known):"),
+    queries("networks asked row by row after a failure", "if not self.model.fails_by_row:", "if False:"),
+    queries("what was spent not taken from the budget", ") - spent, 0)", "), 0)"),
+    queries("a query taken for one call", "self.unit = question.size * question.width", "self.unit = question.size"),
+    queries("noise counted as signal", "power = float((self.values**2).mean()) - noise", "power = float((self.values**2).mean())"),
+    queries("signal found in noise", "power > 2 * spread else math.inf", "power > 0 else math.inf"),
+    queries("shared errors taken for many", "(self.independent or self.values.size)", "self.values.size"),
+    queries("further calls forgotten", "if self.until.further:", "if False:"),
+    queries("pieces of unequal size", "size = -(-count // max(pieces, 1)) if count else 1", "size = most if count else 1"),
+    segments("a place in the cell of its edge", "(torch.arange(side) * 2 + 1) * count", "(torch.arange(side) * 2) * count"),
+    segments("more cells than places", "count = min(most, side)", "count = most"),
+    segments("columns numbered as if there were no groups", "len(self.groups) + column - sum(grouped < column for grouped in self._grouped)", "len(self.groups) + column"),
+    segments("parts that share their segments", "torch.where(wide == HELD, HELD, wide + count)", "wide"),
+    segments("whole numbers that are segments", "torch.full((len(x), part[0].numel()), HELD", "torch.full((len(x), part[0].numel()), 0"),
+    queried("held places taken away", "torch.ones_like(present[:, :1])], 1)  # HELD", "torch.zeros_like(present[:, :1])], 1)  # HELD"),
+    queried("held places that have a score", "torch.where(labels == HELD, 0.0, found[labels])", "found[labels]"),
+    queried("present and absent the other way round", "torch.where(kept, self.place.x, self.place.absent[list(copies)])", "torch.where(~kept, self.place.x, self.place.absent[list(copies)])"),
+    queried("one row of a background for all", "self.place.absent[list(copies)]", "self.place.absent[[0] * len(copies)]"),
+    queried("answers of another order taken over", "bool(call.earlier.state[\"exact\"][i]) == (question.end is not None)", "True"),
+    queried("an interrupted run that names its whole budget", "return replace(self, budget=calls)", "return self"),
+    queried("an extension that begins anew", "return replace(self, budget=self.budget + more)", "return replace(self, budget=more)"),
+
+    Mutant("the seed ignored", "explainers/_queried.py", "return key.stream(self.seed)", "return key.stream(0)", (KERNEL,)),
+    queried("left-out answers not told", "if not lost:", "if True:"),
+    shapley("weights of sizes off by one", "1 / (players * math.comb(players - 1, size))", "1 / (players * math.comb(players, size))"),
+    shapley("sets in another order than numbers", ">> np.arange(self.players) & 1 == 1", ">> np.arange(self.players)[::-1] & 1 == 1"),
+    shapley("both of a pair the same set", "sets[query // 2] ^ bool(query % 2)", "sets[query // 2]"),
+    shapley("differences in place of half of them", "halves = (scores[::2] - scores[1::2]) / 2", "halves = scores[::2] - scores[1::2]"),
+    shapley("sets of one size", "(start + pair * _GOLDEN) % 1 * (players - 1)", "0.5 * (players - 1)"),
+    shapley("all pairs of one draw", "numbers = uniform(stream, pair, players)", "numbers = uniform(stream, 1, players)"),
+    kernel("no weights", "weights = 1 / (sizes * (players - sizes))", "weights = np.ones(len(sizes))"),
+    kernel("the sum not kept", "Fit(phi + change / players, variance", "Fit(phi, variance"),
+    kernel("half of the values", "x, y = signs[1:], 2 * halves[1:]", "x, y = signs[1:], halves[1:]"),
+    kernel("leverage left out", "np.clip(1 - leverage, 1e-6, None)", "np.ones_like(leverage)"),
+    kernel("variance for standard error", "variance = ((moved - moved.mean(0)) ** 2).sum(0)", "variance = np.abs(moved - moved.mean(0)).sum(0)"),
+    process("values of one half of the odd part", "values = 2 * (1 - ratio) * np.where", "values = (1 - ratio) * np.where"),
+    process("quadrature of too few points", "leggauss(m // 2 + 1)", "leggauss(2)"),
+    process("present players taken for absent ones", "np.where(present, up[:, None], -down[:, None])", "np.where(present, down[:, None], -up[:, None])"),
+    process("even kernels", "- np.exp(-self.decay * np.arange(size, -1, -1))", "+ np.exp(-self.decay * np.arange(size, -1, -1))"),
+    process("linear values of half their size", "return 2 * self.covariance @ signs.T", "return self.covariance @ signs.T"),
+    process("the prior's variance in place of the posterior's", "prior - np.einsum(", "prior - 0 * np.einsum("),
+    process("values that do not divide the change", "phi += (change - phi.sum()) / len(phi)", "pass"),
+    process("errors of a process that found nothing", "if r2 < LEAST_R2 and spread.any():", "if False:"),
+    process("neighbours among the columns of a table", "if labels.ndim == 1 and len(labels) <= players:", "if False:"),
+    process("segments that touch across what is held", "(one != other) & (one != HELD) & (other != HELD)", "(one != other)"),
+    odd("the logarithm of the determinant forgotten", "value = 0.5 * float(y @ alpha) + half_logdet", "value = 0.5 * float(y @ alpha)"),
+    odd("a gradient of the other sign", "slope = inverse - np.outer(alpha, alpha)", "slope = inverse + np.outer(alpha, alpha)"),
+    odd("weights without their unit", "weights * power * np.array(scales)", "weights * np.array(scales)"),
+    odd("an inverse without its unit", "inverse = inverse / power", "pass"),
+    odd("residuals in place of left-out ones", "left = self.alpha / np.diag(self.inverse)", "left = self.alpha"),
+    Mutant("the colours of a normalised picture", "modalities/image/superpixels.py", "if preprocess is None:", "if True:", (PIXELS,)),
+    Mutant("segments in several pieces", "modalities/image/superpixels.py", "whole = label(found, background=-1, connectivity=1)", "whole = found", (PIXELS,)),
+    Mutant("one-sided tests of segments", "modalities/image/uncertainty.py", "2 * norm.sf(ratio)", "norm.sf(ratio)", (CERTAIN,)),
+    Mutant("exact segments never certain", "modalities/image/uncertainty.py", "np.abs(values) / np.maximum(errors, np.finfo(np.float64).tiny)", "np.abs(values) / np.where(errors > 0, errors, np.inf)", (CERTAIN,)),
+    Mutant("the diagnosis not counted against the budget", "core/explainer.py", "spent = (quiet.passes.forward + probed.forward) // len(given)", "spent = quiet.passes.forward // len(given)", (QUERIED,)),
+    Mutant("chance in a model not noticed", "core/diagnosis.py", "if apart_by > _REPEATED", "if apart_by > 1e9 + _REPEATED", (QUERIED,)),
+    Mutant("probabilities believed", "core/diagnosis.py", "if outputs.isfinite().all() and (abs(total - 1) > _SUM_SLACK", "if False and (abs(total - 1) > _SUM_SLACK", (QUERIED,)),
+    Mutant("a base's interruption taken for the wrapper's", "core/explainer.py", "if stop.method is self:", "if True:", (QUERIED,)),
+    Mutant("scores of segments in the order of places", "core/attribution.py", "found[labels[inside].long()] = flat[inside]", "found[:] = flat[: len(found)]", (QUERIED, "tests/explainers/test_paired_gp.py")),
+]  # fmt: skip
+"""Each named for what it gets wrong."""
