@@ -41,6 +41,7 @@ bench: .stamps/peers
 	$(BIN)/python benchmarks/smoothgrad.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/gradient_and_cam.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/relevance.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/black_box.py $(if $(QUICK),--quick)
 
 clean:
 	rm -rf .venv .stamps demo

@@ -1108,8 +1108,69 @@ def test_ctrl_c_writes_what_was_asked_of_the_model_by_then(folder):
     running.process.send_signal(signal.SIGINT)
     done = running.end()
     assert done.code == 130
-    assert "what was asked by then for cat.jpg is written" in done.err
+    assert "What was asked by then for cat.jpg is written." in done.err
     assert files(folder) == {"cat.kernel-shap.png", "maps/cat.kernel-shap.safetensors"}
     kept = pl.Attribution.load("maps/cat.kernel-shap.safetensors")
     assert kept.stopped.startswith("interrupted after")
     assert kept.recipe.explainer["settings"]["budget"] == kept.samples_used < 4000
+
+
+def black_boxes():
+    from pellucid.catalogue import methods
+
+    return methods(scope="local", access="black-box").names
+
+
+@pytest.mark.parametrize("name", black_boxes())
+def test_every_black_box_method_runs_with_its_defaults_and_has_a_picture(pellucid, name):
+    done = pellucid("explain", "cat.jpg", *MODEL, "--method", name, "--segments", "3", "--budget", "100")
+    if done.code == 2:  # not every one has segments, or a budget
+        done = pellucid("explain", "cat.jpg", *MODEL, "--method", name, "--budget", "100")
+    if done.code == 2:
+        done = pellucid("explain", "cat.jpg", *MODEL, "--method", name)
+    assert done.code == 0, done.err
+    assert picture(f"cat.{name}.png").text
+
+
+def test_a_gallery_tells_the_error_of_each_black_box(pellucid):
+    names = ",".join(black_boxes())
+    done = pellucid("compare", "cat.jpg", *MODEL, "--copies", "0", "--methods", names, "--segments", "3", "--budget",
+                    "200")  # fmt: skip
+    assert done.code == 0, done.err
+
+
+def test_a_model_that_fails_in_the_middle_leaves_what_was_asked_by_then(pellucid, folder):
+    (folder / "fails.py").write_text(
+        """
+import numpy as np
+import pellucid as pl
+
+def build():
+    left = [300]
+
+    def predict(rows):
+        left[0] -= len(rows)
+        if left[0] < 0:
+            raise pl.ModelError("the endpoint is gone")
+        return rows.mean((2, 3))
+
+    model = pl.FunctionModel(predict, preprocess=pl.ImagePreprocess(size=16), output="logits", micro_batch=20)
+    model.fails_by_row = False
+    return model
+"""
+    )
+    done = pellucid("explain", "cat.jpg", "--model", "fails.py:build", "--method", "kernel-shap", "--budget", "900")
+    assert done.code == 1
+    assert "the endpoint is gone" in done.err
+    assert "What was asked by then for cat.jpg is written." in done.err
+    assert "cat.kernel-shap.png" in files(folder)
+    assert recipe("cat.kernel-shap.png")["explainer"]["settings"]["budget"] < 300
+
+
+def test_what_an_error_says_cannot_act_on_a_terminal(pellucid, folder):
+    (folder / "nasty.py").write_text(
+        'import pellucid as pl\ndef build():\n    raise pl.ModelError("a\\x1b]0;b\\x07c")\n'
+    )
+    done = pellucid("explain", "cat.jpg", "--model", "nasty.py:build")
+    assert "\x1b" not in done.err
+    assert "a?]0;b?c" in done.err

@@ -96,3 +96,48 @@ def test_estimated_errors_are_those_that_are_found_on_more_photos(lite0, shared_
     found = calibration(lite0, files, (16, 48, 400), 500)
     assert len(files) >= 12
     assert {name: ratio for name, ratio in found.items() if not 0.8 <= ratio <= 1.25} == {}
+
+
+BLACK_BOXES = [
+    pl.Occlusion(),
+    pl.DebiasedRISE(estimator=pl.PairedGP(), budget=512),
+    pl.KernelSHAP(estimator=pl.PairedGP(), budget=512),
+]
+
+
+def positive_share(scores: torch.Tensor, part: np.ndarray) -> float:
+    """The share of what speaks for the class that lies in a part of the picture."""
+    return share(scores.clamp(min=0), part)
+
+
+@pytest.mark.parametrize("explain", BLACK_BOXES, ids=lambda explain: explain.card.name)
+def test_black_boxes_too_explain_each_class_by_its_own_half(lite0, shared_data, explain):
+    x = lite0.read(shared_data / "pictures" / "dog_banana.png")
+    right = np.zeros((448, 448), dtype=bool)
+    right[:, 224:] = True
+    dog, banana = (positive_share(explain(lite0, x, target).scores, right) for target in (DOG, BANANA))
+    assert banana > 0.5 > dog
+    assert banana - dog >= 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("explain", BLACK_BOXES, ids=lambda explain: explain.card.name)
+def test_on_ten_photos_black_boxes_point_at_the_object(lite0, shared_data, explain):
+    """The share of what speaks for the class within the boxes of the object, over the boxes' share of the area."""
+    folder = shared_data / "ilsvrc2012-val-650"
+    with (folder / "boxes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    gains = []
+    for name in sorted({row["file"] for row in rows})[30::62][:10]:
+        x = lite0.read(folder / "images" / name)
+        inside = np.zeros((227, 227), dtype=bool)
+        for row in rows:
+            if row["file"] == name:
+                wide, high = 227 / float(row["orig_w"]), 227 / float(row["orig_h"])
+                x0, x1 = float(row["x0"]) * wide, float(row["x1"]) * wide
+                y0, y1 = float(row["y0"]) * high, float(row["y1"]) * high
+                inside[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = True
+        target = int(next(row["class_index"] for row in rows if row["file"] == name))
+        gains.append(positive_share(explain(lite0, x, target).scores, inside) - float(inside.mean()))
+    assert np.mean(gains) > 0
+    assert sum(gain > 0 for gain in gains) >= 8

@@ -36,7 +36,7 @@ __all__ = ["main"]
 
 _CHANNELS = ("max_abs", "sum_abs", "abs_sum", "sum", "mean")
 _ESTIMATORS = ("auto", "mean", "antithetic", "shrunk", "factored", "shrunk-factored", "combined", "paired-gp",
-               "regression", "plain", "centred", "pairs")  # fmt: skip
+               "regression", "plain", "centred", "pairs", "control-variate")  # fmt: skip
 _FLAGS = {"n_samples": "--samples", "noise_level": "--noise-level", "seed": "--seed", "estimator": "--estimator",
           "layer": "--layer", "baseline": "--baseline", "n_steps": "--steps", "budget": "--budget",
           "segments": "--segments"}  # fmt: skip
@@ -58,8 +58,8 @@ class _Said:
     lines: Sequence[str] = ()
     remarks: Sequence[str] = ()
     good: bool = True
-    stopped: bool = False
-    """By Ctrl-C, but there is something to show."""
+    stopped: BaseException | None = None
+    """What ended it, by Ctrl-C or a failure of the model; but there is something to show."""
 
 
 def _numbers(text: str) -> float | tuple[float, ...]:
@@ -114,6 +114,7 @@ _sampling = _together(
     click.option(
         "--estimator",
         type=click.Choice(_ESTIMATORS),
+        metavar="NAME",
         help="How the sampled quantity is approximated.  [default: auto; of SmoothGrad's mean shrunk-factored where "
         "the network can be cut, otherwise shrunk; of Shapley values and debiased RISE paired-gp]",
     ),
@@ -202,6 +203,7 @@ def explain(
     chosen |= _chosen(layer, baseline, steps, segments)
     [explainer] = _explainers([method], **chosen)
     from pellucid.core.estimate import Interrupted
+    from pellucid.errors import ModelError
 
     pictures = _pictures(inputs, explainer.card.name, out)
     folder = None if save is None else _folder(save)
@@ -214,13 +216,13 @@ def explain(
         _check_free(written, inputs, force)
         x, chosen = _with_targets(model, model.read(name), target, targets)
         strict = estimator not in (None, "auto")
-        stopped = False
+        stopped: Interrupted | ModelError | None = None
         try:
             a, remark = _explained(explainer, model, x, chosen, report, strict=strict)
-        except Interrupted as stop:  # what was asked of the model is kept
+        except (Interrupted, ModelError) as stop:  # what was asked of the model is kept
             if len(stop.attributions) != 1:
                 raise
-            (a,), remark, stopped = stop.attributions, [], True
+            (a,), remark, stopped = stop.attributions, [], stop
         if picture is not None:
             _write(picture, _draw(a, view, channels).save)
         if raw is not None:
@@ -471,13 +473,13 @@ def _each(inputs: Sequence[str], one: Callable[[int, str, Report], _Said], as_js
             click.echo(line)
         for remark in () if as_json else said.remarks:
             click.echo(f"  {remark}", err=True)
-        if said.stopped:
-            click.echo(
-                f"Stopped. {i - bad} of {len(inputs)} inputs are done, and what was asked by then for {_shown(name)} "
-                "is written.",
-                err=True,
-            )
+        kept = f"What was asked by then for {_shown(name)} is written."
+        if isinstance(said.stopped, KeyboardInterrupt):
+            click.echo(f"Stopped. {i - bad} of {len(inputs)} inputs are done. {kept}", err=True)
             sys.exit(130)
+        if said.stopped is not None:
+            click.echo(f"Error: {_shown(name)}: {_line(said.stopped)} {kept}", err=True)
+            bad += 1
     if bad:
         sys.exit(1)
 
@@ -537,8 +539,10 @@ def _explainers(names: Sequence[str], also: Sequence[str] = (), **settings: Any)
     surplus = [_FLAGS[key] for key in given if key not in has]
     if surplus:
         why = ""
-        if surplus[0] in _SAMPLED:
-            why = ": its samples are model calls, --budget" if "budget" in has else ": nothing is sampled"
+        if surplus[0] == "--samples" and "budget" in has:
+            why = ": its samples are model calls, --budget"
+        elif surplus[0] in _SAMPLED and not has & {"n_samples", "budget"}:
+            why = ": nothing is sampled"
         raise click.UsageError(f"{', '.join(names)} has no {' and no '.join(surplus)}{why}.")
     name, count = given.pop("estimator", "auto"), given.get("n_samples")
     return [
@@ -650,11 +654,12 @@ def _explained(
 def _certainty(a: "Attribution") -> str:
     """The relative error of the maps, where it is known, and how they were estimated; or what they sum to."""
     if a.estimated_error is None:
-        if a.residual is None or len(a) > 1:
+        if len(a) > 1:
             return ""
-        from pellucid.modalities.image.picture import completeness
+        from pellucid.modalities.image.picture import completeness, proved
 
-        return f"; {completeness(a)}" if completeness(a) else ""
+        said = completeness(a) or proved(a)
+        return f"; {said}" if said else ""
     from pellucid.core.recipe import decode
 
     errors = a.estimated_error.tolist()
@@ -785,8 +790,9 @@ def _shown(name: str | Path) -> str:
     return str(name) if str(name).isprintable() else repr(str(name))
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _line(error: BaseException) -> str:
+    """An error on one line, without what files and servers put into it to act on a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(error).split()))
 
 
 def _json(data: dict[str, Any]) -> str:

@@ -16,6 +16,8 @@ PellucidError
 └── OutputError                         a picture or file that cannot be written
 """
 
+from typing import Any
+
 __all__ = [
     "ArgumentError",
     "CutError",
@@ -47,7 +49,15 @@ class TargetError(ArgumentError):
 
 
 class ModelError(PellucidError):
-    """The network cannot be run or explained as it is."""
+    """The network cannot be run or explained as it is.
+
+    In the middle of a black-box method nothing is lost: `attributions` hold what was done by then, as those of
+    `Interrupted` do.
+    """
+
+    method: Any = None
+    parts: tuple[tuple[int, Any, Any], ...] = ()
+    attributions: tuple[Any, ...] = ()
 
 
 class MissingNeed(ModelError):

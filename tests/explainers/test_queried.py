@@ -137,6 +137,65 @@ def test_a_network_of_several_inputs_has_a_score_for_every_feature():
     assert [part.shape for part in a.parts.values()] == [(2, 3), (2, 2)]
 
 
+@pytest.mark.parametrize("estimator", [pl.Regression(), pl.PairedGP()])
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_inputs_of_a_batch_may_be_exact_and_sampled(estimator, order):
+    """Few segments in one picture, many in the other: each as by itself."""
+    plain = torch.zeros(1, 1, 16, 16)
+    plain[..., 8:] = 1
+    both = torch.cat([plain, uniform(1, 1, 16, 16, seed=2)])[order]
+    explain = replace(shap, estimator=estimator, segments=pl.Superpixels(count=16, method="felzenszwalb"), budget=400)
+    model = pl.FunctionModel(lambda rows: np.tanh(rows[:, 0] @ np.linspace(-1, 1, 16)).sum(1), output="regression")
+    together = explain(model, both)
+    assert sorted(one.stopped[:5] for one in together) == ["exact", "the b"]
+    for i in range(2):
+        alone = explain(model, both[i : i + 1])
+        assert float((together[i].scores - alone.scores).abs().max()) < 1e-5
+        assert torch.allclose(together[i].standard_error, alone.standard_error, atol=1e-5)
+    assert together.recipe.to_json()
+    if estimator == pl.PairedGP():  # what is exact has no process
+        assert sorted(value == "" for value in together.recipe.notes["r2"]) == [False, True]
+
+
+def test_an_input_without_an_error_leaves_the_others_theirs():
+    rng = np.random.default_rng(0)
+
+    def function(rows):
+        noise = rng.normal(size=len(rows))
+        return np.where(np.abs(rows).max(1) > 2, noise, rows.sum(1))
+
+    x = torch.stack([torch.linspace(0.5, 1, 30), torch.linspace(5, 6, 30)])
+    a = replace(shap, estimator=pl.PairedGP())(pl.FunctionModel(function, output="regression"), x)
+    assert a[1].standard_error is None
+    assert torch.isfinite(a[0].standard_error).all()
+    assert a.estimated_error.isinf().tolist() == [False, True]
+
+
+def test_smoothing_keeps_what_is_odd_about_the_answers():
+    def breaks(rows):
+        if ((rows[:, 0] == 0) & (rows[:, 1] != 0) & (rows[:, 2] == 0)).any():
+            raise ValueError("never one without two")
+        return rows.sum(1)
+
+    smooth = pl.SmoothGrad(base=replace(shap, budget=400), n_samples=3)
+    a = smooth(pl.FunctionModel(breaks, output="regression"), 1 + X[:1, :20])
+    assert any("Of noisy copies, 3 times:" in f.message and "no score" in f.message for f in a.findings)
+
+
+def test_an_interruption_can_be_sent_to_another_process():
+    import pickle
+
+    with pytest.raises(pl.Interrupted) as stop:
+        shap(stopping(150), X[:1], 0)
+    again = pickle.loads(pickle.dumps(stop.value))
+    assert torch.equal(again.attributions[0].scores, stop.value.attributions[0].scores)
+
+
+def test_a_constant_input_is_nothing_to_a_method_without_noise():
+    a = shap(pl.FunctionModel(Counting()), torch.ones(1, 30), 0)
+    assert "constant-input" not in {f.code for f in a.findings}
+
+
 def test_a_network_is_asked_in_micro_batches_that_its_memory_limit_leaves():
     x = uniform(1, 3, 64, 64)
     net = conv_net()

@@ -8,6 +8,7 @@ import torch
 from tests.explainers.games import brute_force
 
 import pellucid as pl
+from pellucid.explainers import _shapley_process
 from pellucid.explainers._shapley_process import Linear, Product, neighbourhood, parts, shapley_fit
 
 PLAYERS = 6
@@ -85,6 +86,19 @@ def test_a_linear_game_is_found():
     assert np.abs(fit.values - weights).max() < 0.02
     assert fit.notes["r2"] > 0.99
     assert fit.values.sum() == pytest.approx(fit.change)
+
+
+def test_weights_of_the_first_pairs_serve_for_all(monkeypatch):
+    """Nearly the map and the error that weights of all pairs give, on a smooth game."""
+    near = neighbourhood(np.arange(16).reshape(4, 4))
+    signs = signs_of(200, 16)
+    halves = np.tanh(signs @ np.linspace(-1, 1, 16)) + 0.1 * signs[:, 0] * signs[:, 1] * signs[:, 4]
+    whole = shapley_fit(signs, halves, near)
+    monkeypatch.setattr(_shapley_process, "_WEIGHED", 100)
+    part = shapley_fit(signs, halves, near)
+    assert not np.array_equal(part.values, whole.values)
+    assert np.abs(part.values - whole.values).max() < 3 * np.sqrt(whole.variance.mean())
+    assert 0.5 < part.variance.mean() / whole.variance.mean() < 2
 
 
 def test_a_game_of_chance_shows_no_error():

@@ -85,8 +85,8 @@ def diagnose(
     return [*findings, *([broken] if broken else [])], apart.passes
 
 
-def diagnose_inputs(x: Float[Tensor, "b *features"], bounds: tuple[float, float] | None) -> list[Finding]:
-    """What is odd about the inputs themselves."""
+def diagnose_inputs(x: Float[Tensor, "b *features"], bounds: tuple[float, float] | None, needs: Needs) -> list[Finding]:
+    """What is odd about the inputs themselves, to a method of these needs."""
     findings = []
     for row, one in enumerate(x):
         low, high = float(one.min()), float(one.max())
@@ -100,7 +100,7 @@ def diagnose_inputs(x: Float[Tensor, "b *features"], bounds: tuple[float, float]
                     row,
                 )
             )
-        elif low == high:
+        elif low == high and needs & ~Needs.SCORES:  # black boxes are altered by segments, not by noise
             findings.append(
                 Finding(
                     "constant-input",
@@ -184,6 +184,18 @@ def diagnose_map(values: Float[Tensor, "b *features"], per: Per = Per.FEATURE) -
                     Severity.ERROR,
                     "Every value of the map is exactly zero: nothing in this layer speaks for the target.",
                     "SignedGradCAM and HiResCAM show what speaks against it; or explain another class, or layer.",
+                    row,
+                )
+            )
+        elif not one.any() and per is Per.SEGMENT:
+            findings.append(
+                Finding(
+                    "zero-map",
+                    Severity.ERROR,
+                    "Every value of the map is exactly zero: nothing that was taken away made the difference that the "
+                    "method looks for.",
+                    "Take another baseline, larger segments, or another class; of probabilities that are certain, the "
+                    "logit.",
                     row,
                 )
             )

@@ -65,7 +65,7 @@ class Estimate:
         return replace(
             self,
             values=self.values[rows],
-            standard_error=None if self.standard_error is None else self.standard_error[rows],
+            standard_error=_known(self.standard_error, rows),
             samples=self.samples[rows],
             stopped=self.stopped[rows],
             error=None if self.error is None else self.error[rows],
@@ -87,9 +87,15 @@ class Estimate:
         )
 
 
+def _known(errors: Tensor | None, rows: slice) -> Tensor | None:
+    """The standard errors of these inputs, unless none of them has any."""
+    return None if errors is None or bool(errors[rows].isnan().all()) else errors[rows]
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C in the middle of a black-box method. Nothing is lost: `attributions` are the results of the inputs that
-    were done, and of the last one as far as it was, each with the recipe of so many model calls.
+    were done, and of the last one as far as it was, each with the recipe of so many model calls. Of what is exact only
+    once it is whole (Shapley values from all sets, occlusion) nothing is kept of the last one.
 
     `method` is the one that was interrupted, `parts` are (input, method of so many calls, estimate).
 
@@ -111,6 +117,9 @@ class Interrupted(KeyboardInterrupt):
         super().__init__()
         self.method, self.parts = method, tuple(parts)
         self.attributions: tuple[Any, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.method, self.parts), {"attributions": self.attributions}
 
 
 def batch_sizes(draws: int) -> Tensor:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core.attribution import Attribution, Decision
-from pellucid.core.card import MethodCard
+from pellucid.core.card import MethodCard, Needs
 from pellucid.core.diagnosis import diagnose, diagnose_estimate, diagnose_inputs, diagnose_map, of_inputs
 from pellucid.core.estimate import Estimate, Interrupted
 from pellucid.core.label import Labels
@@ -24,7 +24,7 @@ from pellucid.core.random import NOISE, Key
 from pellucid.core.recipe import Recipe, Value, encode
 from pellucid.core.stopping import Until
 from pellucid.core.target import ClassScore, Targets, TargetSpec, settle
-from pellucid.errors import ArgumentError, MissingNeed
+from pellucid.errors import ArgumentError, MissingNeed, ModelError
 
 __all__ = ["Call", "Explainer", "GlobalExplainer", "Method", "Progress"]
 
@@ -124,13 +124,18 @@ class Explainer(Method):
             prediction = quiet.prediction(placed, self.asks(quiet, placed))
             targets = settle(target, prediction)
             scores = quiet.scores(placed, targets) if targets.layers else targets.score(prediction.outputs)
-            findings = diagnose_inputs(placed, model.preprocess.bounds if model.preprocess else None)
+            findings = diagnose_inputs(placed, model.preprocess.bounds if model.preprocess else None, self.card.needs)
             found, probed = diagnose(quiet, placed, prediction, targets, self.card.needs)
             findings += found
             if watch is not None and progress is not None:
                 samples = self.card.cost.forward * len(given)
                 watch.tell = lambda peak: progress(Progress(0, samples, None, peak))
             quiet.restart()  # whether or not the prediction's pass serves for the method
+            if not self.card.needs & ~Needs.SCORES and not bool(scores.isfinite().any()):
+                raise ModelError(
+                    f"{model.name} answers with NaN or infinity on the input itself: there is no decision to explain. "
+                    "Check the weights and the scale of the input."
+                )
             decisions = tuple(decide(prediction, targets, given.sources, scores))
             spent = (quiet.passes.forward + probed.forward) // len(given)
 
@@ -154,7 +159,7 @@ class Explainer(Method):
             call = Call(keys, report, progress is not None, earlier, spent)
             try:
                 return result(self, self.attribute(quiet, placed, targets, call))
-            except Interrupted as stop:
+            except (Interrupted, ModelError) as stop:
                 if stop.method is self:  # and not one that this one runs
                     stop.attributions = tuple(
                         result(method, estimate, slice(i, i + 1)) for i, method, estimate in stop.parts

@@ -28,7 +28,7 @@ class Fit:
 
     `independent` is how many of the values have an error of their own, to tell signal from noise: fewer than there are
     where neighbours share theirs. `change` is the number that the values divide, for methods that do; `notes` are facts
-    for the recipe, `findings` what a user should know.
+    for the recipe, `findings` what a user should know, `exact` says that nothing is estimated.
     """
 
     values: np.ndarray
@@ -37,6 +37,7 @@ class Fit:
     change: float | None = None
     notes: dict[str, float | str] = field(default_factory=dict)
     findings: tuple[str, ...] = ()
+    exact: bool = False
     contrast: "Fit | None" = None
     """What of the values tells them apart, where they stand on a constant that is no signal: its error counts."""
 
@@ -44,15 +45,15 @@ class Fit:
         """The relative RMS error of the map, if the scores were `times` as many: infinite where no signal is known."""
         if self.contrast is not None:
             return self.contrast.relative(times)
-        if self.variance is None or not self.values.size:
+        if self.variance is None or not self.values.size or not np.isfinite(self.variance).all():
             return math.inf
         noise = float(self.variance.mean())
         power = float((self.values**2).mean()) - noise
         # The standard error of the power: values and errors are independent normals, as nearly as matters here.
         spread = 4 * float((self.values**2 * self.variance).mean()) + 2 * float((self.variance**2).mean())
         spread = math.sqrt(max(spread, 0.0) / (self.independent or self.values.size))
-        if noise == 0:
-            return 0.0
+        if noise == 0:  # scores that have not differed yet show no signal either
+            return 0.0 if self.exact or self.values.any() else math.inf
         return math.sqrt(noise / times / power) if math.isfinite(power) and power > 2 * spread else math.inf
 
 
@@ -100,13 +101,18 @@ class Answers:
     tell: Callable[[int], None] = lambda rows: None
     failures: list[str] = field(default_factory=list)
     asked: int = 0
+    at_once: int = sys.maxsize
+    """The most rows that a function was seen to take: a larger batch of those that have failed would fail again."""
+
+    _firsts: dict[bytes, int] = field(default_factory=dict)
+    _same: list[int] = field(default_factory=list)
 
     def upto(self, count: int) -> Float[np.ndarray, " count"]:
         """The scores of the first `count` queries. Ctrl-C leaves those in `known` that were there by then."""
         start = len(self.known)
         if count <= start:
             return self.known[:count]
-        same = self._same(count)
+        same = self._repeated(count)
         fresh = [query for query in range(start, count) if same[query] == query]
         scores = np.full(count, np.nan)
         scores[:start] = self.known
@@ -115,11 +121,11 @@ class Answers:
         answers = np.empty(len(flat))
         done = 0
         try:
-            for chunk in self._chunks(len(flat)):
-                part = flat[chunk.start : chunk.stop]
+            while done < len(flat):
+                part = flat[done : done + self._piece(len(flat) - done)]
                 rows = self.question.rows([query for query, _ in part], [copy for _, copy in part])
-                answers[chunk.start : chunk.stop] = self._scores(rows)
-                done = chunk.stop
+                answers[done : done + len(part)] = self._scores(rows)
+                done += len(part)
                 self.asked += len(part)
                 self.tell(len(part))
         finally:
@@ -128,25 +134,22 @@ class Answers:
             reached = count if whole == len(fresh) else fresh[whole]
             scores = scores[same[:count]]
             self.known = scores[:reached]
+        self.tell((count - start - len(fresh)) * width)  # what need not be asked
         self._check()
         return self.known
 
-    def _same(self, count: int) -> np.ndarray:
+    def _repeated(self, count: int) -> np.ndarray:
         """For each query the first one that asks the same."""
-        found = np.arange(count)
-        codes = self.question.codes(range(count))
-        if codes is not None:
-            first: dict[bytes, int] = {}
-            for query, code in enumerate(codes):
-                found[query] = first.setdefault(code, query)
-        return found
+        start = len(self._same)
+        codes = self.question.codes(range(start, count)) if count > start else None
+        for query in range(start, count):
+            self._same.append(query if codes is None else self._firsts.setdefault(codes[query - start], query))
+        return np.array(self._same[:count])
 
-    def _chunks(self, count: int) -> list[range]:
-        """As few pieces as fit, of nearly equal size."""
-        most = self.model.rows(self.like)
-        pieces = -(-count // most)
-        size = -(-count // max(pieces, 1)) if count else 1
-        return [range(at, min(at + size, count)) for at in range(0, count, size)]
+    def _piece(self, left: int) -> int:
+        """How many rows to ask about at once, so that as few pieces as fit are of nearly equal size."""
+        most = min(self.model.rows(self.like), self.at_once)
+        return -(-left // -(-left // most))
 
     def _scores(self, rows: Float[Tensor, "m *features"]) -> np.ndarray:
         try:
@@ -160,6 +163,7 @@ class Answers:
                 self.failures.append(str(error))
                 return np.array([np.nan])
             half = len(rows) // 2
+            self.at_once = min(self.at_once, half)
             return np.concatenate([self._scores(rows[:half]), self._scores(rows[half:])])
         scores = found.detach().cpu().double().numpy()
         broken = ~np.isfinite(scores)
@@ -171,9 +175,10 @@ class Answers:
     def _check(self) -> None:
         lost = int(np.isnan(self.known).sum())
         if 2 * lost > len(self.known):
+            first = self.failures[0] if self.failures else "what was said before"
             raise ModelError(
                 f"{self.model.name} failed on {lost} of {len(self.known)} altered inputs: too many to explain it. The "
-                f"first said: {self.failures[0]}. Try other values for what is absent: baseline=..."
+                f"first said: {first}. Try other values for what is absent: baseline=..."
             )
 
 
@@ -181,7 +186,7 @@ def affordable(budget: int | Until | None, spent: int) -> int:
     """The model calls that are left of a budget, before any further ones; None is no limit."""
     if budget is None:
         return sys.maxsize
-    return max((budget.at_most if isinstance(budget, Until) else budget) - spent, 0)
+    return max((max(budget.at_most, budget.at_least) if isinstance(budget, Until) else budget) - spent, 0)
 
 
 @dataclass(eq=False)
@@ -231,8 +236,9 @@ class Run:
             if self.stopped:
                 break
         if self.until.further:
-            self._fit(self.draws + self.until.further // self.unit)
-            self.stopped += f"; then {self.until.further} more"
+            more = self.until.further // self.unit
+            self._fit(self.draws + more)
+            self.stopped += f"; then {more * self.unit} more"
 
     def partial(self) -> bool:
         """Make what there is of what was asked, after an interruption; False if that is nothing."""
@@ -240,7 +246,10 @@ class Run:
         draws = len(self.answers.known) // question.size
         if draws < (question.end or question.least):
             return False
-        self._fit(draws)
+        try:
+            self._fit(draws)
+        except ModelError:  # too little has a score
+            return False
         self.stopped = f"interrupted after {self.spent + draws * self.unit} model calls"
         return True
 

@@ -121,6 +121,7 @@ class NoisyCopies(Explainer):
         shape = tuple(x.shape[1:])
         cuts: set[str] = set()
         layers: set[str] = set()
+        told: dict[int, list[str]] = {b: [] for b in range(len(x))}
 
         def drawn(inputs: Sequence[int], draws: range, how: Draw) -> np.ndarray:
             first, last = draws.start * how.size, draws.stop * how.size
@@ -144,6 +145,8 @@ class NoisyCopies(Explainer):
                 inner = Call(tuple(streams[b].child(i) for b in inputs for i in indices))
                 found = self.base.attribute(model, copies, goals, inner)
                 maps = found.values
+                for place, said in enumerate(found.remarks):
+                    told[inputs[place // len(indices)]] += said
                 layers.update(map(str, found.notes.get("layer", ())))
             else:
                 beside = [how.stacked or how.beside(i) for i in draws for _ in range(how.size)] * len(inputs)
@@ -185,7 +188,8 @@ class NoisyCopies(Explainer):
             estimate = sample(samples, estimator)
         said = {"cuts": cuts, "layer": layers}
         where = {name: ("; ".join(sorted(words)),) * len(x) for name, words in said.items() if words}
-        return replace(estimate, notes=self.notes(x, model.packing) | where)
+        remarks = tuple((f"Of noisy copies, {len(said)} times: {said[0]}",) if said else () for said in told.values())
+        return replace(estimate, notes=self.notes(x, model.packing) | where, remarks=remarks if any(remarks) else ())
 
     def _halves(self, x: Tensor, sigma: Tensor, targets: Targets, stream: Key) -> list[Callable[[Model], Tensor]]:
         """The first plain samples of the first input in two halves, for any model to compute."""

@@ -6,13 +6,13 @@ Each K_k is odd, k(x, -y) = -k(x, y), so that it models the odd part of a game a
 What is explained is a linear functional of h, so its posterior mean and variance are exact given the weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["LEAST_R2", "OddProcess", "fit_weights", "predicted"]
+__all__ = ["LEAST_R2", "OddProcess", "fit_weights", "posterior", "predicted"]
 
 LEAST_R2 = 0.15
 """Of left-out half-differences: under it the process has not found the game, and its posterior variance says little."""
@@ -39,6 +39,22 @@ class OddProcess:
     def r2(self) -> float:
         """How much of the half-differences' power it predicts of each from the others (leave-one-out)."""
         return predicted(self.alpha, np.diag(self.inverse), self.halves)
+
+
+def posterior(
+    weights: Float[np.ndarray, " k"],
+    noise: float,
+    kernels: Iterable[Float[np.ndarray, "n n"]],
+    halves: Float[np.ndarray, " n"],
+) -> OddProcess:
+    """The process of known weights on more half-differences; no two kernels are held at once."""
+    total = np.zeros((len(halves), len(halves)))
+    for weight, kernel in zip(weights, kernels, strict=True):
+        total += weight * kernel
+    inverse, _ = _inverted(total, noise)
+    if inverse is None:
+        raise ArithmeticError("the covariance of the process has no Cholesky factor")  # its noise is over zero
+    return OddProcess(weights, inverse @ halves, inverse, halves, noise)
 
 
 def predicted(

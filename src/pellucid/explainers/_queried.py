@@ -24,7 +24,7 @@ from pellucid.core.random import Key
 from pellucid.core.segments import HELD, PatchesOrColumns, Segments, check_segments, segmented
 from pellucid.core.stopping import Until, lengthened
 from pellucid.core.target import Targets
-from pellucid.errors import ArgumentError
+from pellucid.errors import ArgumentError, ModelError
 from pellucid.explainers._background import absent
 
 __all__ = ["Budgeted", "Masked", "Place", "Queried", "Segmented", "painted"]
@@ -105,11 +105,15 @@ class Queried(Explainer):
             run.report = self._reporter(call, runs, rows, i)
             try:
                 run.take()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, ModelError) as stop:
                 done = range(i + run.partial())
                 each = [self._estimate(runs[k : k + 1], places[k : k + 1]) for k in done]
                 so_far = self.shortened(run.spent + run.draws * run.unit) if len(done) > i else self
-                raise Interrupted(self, [(k, self if k < i else so_far, each[k]) for k in done]) from None
+                parts = [(k, self if k < i else so_far, each[k]) for k in done]
+                if isinstance(stop, ModelError):
+                    stop.method, stop.parts = self, tuple(parts)
+                    raise
+                raise Interrupted(self, parts) from None
         return self._estimate(runs, places)
 
     def shortened(self, calls: int) -> "Queried":
@@ -155,7 +159,8 @@ class Queried(Explainer):
             return torch.cat(maps).to(like.device, digits)
 
         values = gathered([fit.values for fit in fits])
-        notes = {name: tuple(fit.notes[name] for fit in fits) for name in fits[0].notes}
+        names = dict.fromkeys(name for fit in fits for name in fit.notes)
+        notes = {name: tuple(fit.notes.get(name, "") for fit in fits) for name in names}
         residual = None
         if all(fit.change is not None for fit in fits):
             left = [float(fit.values.sum()) - (fit.change or 0.0) for fit in fits]
@@ -165,7 +170,7 @@ class Queried(Explainer):
         answers = torch.full((len(runs), most), torch.nan, dtype=torch.float64)
         for row, run in zip(answers, runs, strict=True):
             row[: len(run.answers.known)] = torch.from_numpy(run.answers.known)
-        sampled = self.card.sampled and all(fit.variance is not None for fit in fits)
+        sampled = self.card.sampled and any(fit.variance is not None for fit in fits)
         return Estimate(
             values=values,
             standard_error=gathered([np.sqrt(_variance(fit)) for fit in fits]) if sampled else None,
@@ -278,8 +283,8 @@ def _fitted(run: Run) -> Fit:
 
 
 def _variance(fit: Fit) -> np.ndarray:
-    assert fit.variance is not None  # noqa: S101  # asked before
-    return fit.variance
+    """NaN where it is not known."""
+    return np.full(fit.values.shape, np.nan) if fit.variance is None else fit.variance
 
 
 def _remarks(run: Run, fit: Fit) -> list[str]:

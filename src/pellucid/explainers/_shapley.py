@@ -36,6 +36,10 @@ class PairEstimator(Value):
         """The fewest pairs, the full and the empty set among them."""
 
     @abstractmethod
+    def believed(self, players: int) -> int:
+        """The fewest pairs whose error is known well enough to stop by it."""
+
+    @abstractmethod
     def shapley(self, signs: Float[np.ndarray, "n s"], halves: Float[np.ndarray, " n"], place: Place) -> Fit:
         """The values from h of n sets, +1 for what is present, -1 for what is absent; the first set is the full one."""
 
@@ -57,6 +61,7 @@ class Game(Masked):
         self.size = 1 if self.exact else 2
         self.end = 2**self.players if self.exact else None
         self.least = 1 if self.exact else estimator.least(self.players)
+        self.believed = 1 if self.exact else estimator.believed(self.players)
 
     def masks(self, queries: Sequence[int]) -> np.ndarray:
         if self.exact:
@@ -112,7 +117,9 @@ def exact_values(scores: Float[np.ndarray, " n"], players: int) -> Fit:
     for player in range(players):
         without = sets[sets >> player & 1 == 0]
         values[player] = weights[sizes[without]] @ (scores[without | 1 << player] - scores[without])
-    return Fit(values, np.zeros(players), change=float(scores[-1] - scores[0]), notes={"segments": float(players)})
+    return Fit(
+        values, np.zeros(players), change=float(scores[-1] - scores[0]), notes={"segments": float(players)}, exact=True
+    )
 
 
 @cache

@@ -19,11 +19,14 @@ from jaxtyping import Bool, Float, Int
 
 from pellucid.core.queries import Fit
 from pellucid.core.segments import HELD
-from pellucid.explainers._odd_process import LEAST_R2, fit_weights
+from pellucid.explainers._odd_process import LEAST_R2, fit_weights, posterior
 
 __all__ = ["Neighbourhood", "neighbourhood", "shapley_fit"]
 
 _SMOOTH = (1.0, 2.0)  # widths of the linear kernels, in steps between neighbours
+_WEIGHED = 512
+"""Pairs from which the kernels are weighed: more change the map by a few hundredths of its error, and take the time."""
+
 _WHOLE = (0.5, 2.0, 6.0, 15.0)  # q times n of products over all segments
 _WINDOWS = ((2, 0.7), (3, 0.4), (4, 0.15))
 """The side of a window on a lattice, and its q; of other segments those that touch in pairs, a segment with all that
@@ -131,7 +134,10 @@ def parts(near: Neighbourhood) -> list[Part]:
 def shapley_fit(signs: Float[np.ndarray, "n s"], halves: Float[np.ndarray, " n"], near: Neighbourhood) -> Fit:
     """The values from n sets, the full one first, with their posterior variance; they sum to twice h of the full."""
     kernels = parts(near)
-    process = fit_weights([part.gram(signs) for part in kernels], halves)
+    first = slice(_WEIGHED)
+    process = fit_weights([part.gram(signs[first]) for part in kernels], halves[first])
+    if len(halves) > _WEIGHED and process.weights.any():
+        process = posterior(process.weights, process.noise, (part.gram(signs) for part in kernels), halves)
     values, prior = np.zeros((signs.shape[1], len(signs))), np.zeros(signs.shape[1])
     for weight, part in zip(process.weights, kernels, strict=True):
         own, variance = part.values(signs)

@@ -5,7 +5,7 @@
 x_ij is 1 where segment j is present and -1 where it is absent; w_i is the Shapley kernel over the probability with
 which the set was drawn (Lundberg & Lee 2017, theorem 2, with the pairs of Covert & Lee 2021 and the sizes of Musco &
 Witter 2025). Signed, in units of the score; the segments' values sum to v(all) - v(none). All sets, and no error, where
-the budget allows. The standard error is the jackknife's: each pair is left out in turn, in closed form.
+the budget allows. The standard error is that of the coefficients over other pairs (the sandwich HC2).
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Per, Scope, Stage
 from pellucid.core.queries import Fit, Question
@@ -39,6 +39,9 @@ class Regression(PairEstimator):
     def least(self, players: int) -> int:
         return players + 2
 
+    def believed(self, players: int) -> int:
+        return 4 * players
+
     @property
     def words(self) -> str:
         return ""
@@ -48,7 +51,7 @@ class Regression(PairEstimator):
         change = 2 * halves[0]
         notes: dict[str, float | str] = {"segments": float(players)}
         if players == 1:
-            return Fit(np.array([change]), np.zeros(1), change=float(change), notes=notes)
+            return Fit(np.array([change]), np.zeros(1), change=float(change), notes=notes, exact=True)
         x, y = signs[1:], 2 * halves[1:]
         sizes = (x > 0).sum(1)
         weights = 1 / (sizes * (players - sizes))
@@ -56,14 +59,20 @@ class Regression(PairEstimator):
         centred = x - x.mean(1, keepdims=True)
         left = y - x.sum(1) * change / players
         gram = (centred.T * weights) @ centred
-        inverse = np.linalg.pinv(gram + gram.trace() / players)  # the sum's own direction has no weight in it
+        whole = gram + gram.trace() / players  # the sum's own direction has no weight in the gram
+        inverse = np.linalg.pinv(whole, hermitian=True)
+        told = _told(whole)
         phi = inverse @ (centred.T @ (weights * left))
         residual = left - centred @ phi
         leverage = weights * np.einsum("ij,jk,ik->i", centred, inverse, centred)
-        # What each pair changes: the estimate without it is phi minus its row.
-        moved = (centred @ inverse) * (weights * residual / np.clip(1 - leverage, 1e-6, None))[:, None]
-        variance = ((moved - moved.mean(0)) ** 2).sum(0) * (len(x) - 1) / len(x)
-        return Fit(phi + change / players, variance, change=float(change), notes=notes)
+        # Of a fit, residuals are too small by the root of one minus the leverage (HC2, MacKinnon & White 1985).
+        moved = (centred @ inverse) * (weights * residual / np.sqrt(np.clip(1 - leverage, 1e-6, None)))[:, None]
+        variance = np.where(told, (moved**2).sum(0), np.nan)
+        alike = int((~told).sum())
+        findings = (
+            f"{alike} segments cannot be told from each other by the sets that have scores; they have no error.",
+        )
+        return Fit(phi + change / players, variance, change=float(change), notes=notes, findings=findings * (alike > 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +130,10 @@ class KernelSHAP(Segmented, Budgeted):
 
     def question(self, place: Place, calls: int) -> Question:
         return Game(place, self.estimator, calls)
+
+
+def _told(gram: Float[np.ndarray, "s s"]) -> Bool[np.ndarray, " s"]:
+    """Which unknowns of the normal equations are determined."""
+    values, vectors = np.linalg.eigh(gram)
+    free = vectors[:, values < values.max() * len(gram) * np.finfo(np.float64).eps * 10]
+    return np.asarray((free**2).sum(1) < np.sqrt(np.finfo(np.float64).eps))

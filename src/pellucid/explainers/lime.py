@@ -191,6 +191,8 @@ def surrogate(
     alike = (axes[:, ~told] ** 2).sum(1) > _ROUNDING
     variance[alike | (len(scores) < len(values) + 2)] = np.nan
     rounding = (_ROUNDING * float(np.abs(scores).max())) ** 2
+    if float(weights @ y**2) <= weights.sum() * rounding:  # what is left of a constant score is no map
+        values, variance = np.zeros_like(values), np.zeros_like(variance)
     r2, foretold = (_followed(weights, y, rest, rounding) for rest in (residual, left_out))
     notes: dict[str, float | str] = {"segments": float(len(values)), "r2": r2, "r2_left_out": foretold}
     return Fit(values, variance, notes=notes, findings=_findings(alike, r2, foretold, len(scores)))

@@ -22,6 +22,8 @@ from pellucid.explainers._shapley_process import neighbourhood, shapley_fit
 __all__ = ["PairedGP"]
 
 _LEAST = 8
+_BELIEVED = 32
+"""A dozen weights are known too badly from fewer pairs for the error to stop by."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ class PairedGP(PairEstimator, MaskEstimator):
 
     def least(self, players: int) -> int:
         return _LEAST
+
+    def believed(self, players: int) -> int:
+        return _BELIEVED
 
     @property
     def words(self) -> str:

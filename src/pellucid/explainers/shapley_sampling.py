@@ -117,10 +117,12 @@ class _Orders(Masked):
             raise ModelError(
                 f"Each of the {lost} pairs of orders met a set for which the model has no score. Take another baseline."
             )
-        findings = (
+        findings: tuple[str, ...] = (
             (f"{lost} of {len(draws)} pairs of orders met a set without a score and were left out.",) if lost else ()
         )
         variance = each.var(0, ddof=1) / len(each) if len(each) > 1 else None
+        if variance is None:
+            findings += ("One pair of orders shows no error; another one takes as many model calls again.",)
         notes: dict[str, float | str] = {"segments": float(self.players), "orders": 2.0 * len(each)}
         return Fit(each.mean(0), variance, change=float(full - none), notes=notes, findings=findings)
 

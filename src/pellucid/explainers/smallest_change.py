@@ -67,9 +67,9 @@ class SmallestChange(Segmented):
             needs=Needs.SCORES,
             cost=Cost(forward=self.budget),
             reference="Martens & Provost 2014, doi:10.25300/MISQ/2014/38.1.04",
-            unit="1: in the set",
+            unit="in the set",
             per=Per.SEGMENT,
-            channels="sum",
+            channels="max_abs",
             caveats=(
                 "a set that flips the class, and the smallest only where its proof says so",
                 "the baseline decides what absent means",

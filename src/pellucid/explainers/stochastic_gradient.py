@@ -10,7 +10,7 @@ signal, which is why there may be 196 at most.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -118,6 +118,11 @@ class StochasticGradient(Segmented, Budgeted):
     segments: Segments = field(default_factory=lambda: PatchesOrColumns(14))
     noise_level: float | NoiseLevel = 0.15
     estimator: SteinEstimator = field(default_factory=PlainMean)
+    estimators: ClassVar[Mapping[str, SteinEstimator]] = {
+        "auto": PlainMean(),
+        "plain": PlainMean(),
+        "control-variate": ControlVariate(),
+    }
     baseline: ClassVar[Baseline | Background] = Zeros()  # type: ignore[misc]  # nothing is taken away: not a setting
 
     def __post_init__(self) -> None:

@@ -250,7 +250,7 @@ def test_a_segment_that_counts_is_told_from_its_error_and_covers_its_places():
     assert "segment by segment" in found.caption
 
 
-@pytest.mark.parametrize(("errors", "certain"), [(1.8, False), (1.9, False), (2.1, True)])
+@pytest.mark.parametrize(("errors", "certain"), [(12.0, False), (13.0, True)])  # 12.7 of one degree of freedom
 def test_a_segment_passes_beyond_the_two_sided_quantile(errors, certain):
     model = pl.FunctionModel(lambda rows: rows.mean((1, 2, 3)), output="regression")
     a = pl.KernelSHAP(segments=pl.Patches(1), baseline=pl.Zeros())(model, torch.ones(1, 1, 4, 4))
@@ -268,6 +268,12 @@ def test_exact_values_are_certain_where_they_are_not_zero():
     model = pl.FunctionModel(lambda rows: rows[:, 0, 0, 0] * 2.0, output="regression")
     a = pl.KernelSHAP(segments=pl.Patches(2), baseline=pl.Zeros())(model, torch.ones(1, 1, 4, 4))
     assert certain_places(a).pixels.tolist() == [[True, True, False, False]] * 2 + [[False] * 4] * 2
+
+
+def test_large_exact_values_are_certain_too():
+    model = pl.FunctionModel(lambda rows: rows[:, 0, 0, 0] * 1e6, output="regression")
+    a = pl.KernelSHAP(segments=pl.Patches(2), baseline=pl.Zeros())(model, torch.ones(1, 1, 4, 4))
+    assert certain_places(a).pixels[0].tolist() == [True, True, False, False]
 
 
 def test_maps_of_copies_are_tested_block_by_block_as_before():

@@ -144,7 +144,8 @@ def gallery(each: Sequence[Attribution], *, channels: Channels | None = None, pe
         heat = to_heatmap(a, channels=channels, percentile=percentile)
         title = f"{method_title(decode(a.recipe.explainer))}{taken(a)}"
         shown = replace(heat, clipped=0.0)  # the caption says it, for all
-        panels.append(Panel(overlay_pixels(cropped(_view(a)), heat), title, completeness(a), bar=shown))
+        said = completeness(a) or proved(a)
+        panels.append(Panel(overlay_pixels(cropped(_view(a)), heat), title, said, bar=shown))
     rows = [panels[i : i + _ACROSS] for i in range(0, len(panels), _ACROSS)]
     caption = (
         f"{each[0].decision.source}, explained: {title_of(each[0])}, by {each[0].recipe.model}. Each scale ends at the "
@@ -155,8 +156,14 @@ def gallery(each: Sequence[Attribution], *, channels: Channels | None = None, pe
 
 
 def taken(a: Attribution) -> str:
-    """How many samples a map rests on, if it is sampled, in words that follow the method's name."""
-    return f", n = {between(a.estimate.samples, str)}" if max(a.estimate.samples) else ""
+    """How many samples a map rests on, if it is sampled, and its error, in words that follow the method's name."""
+    if not max(a.estimate.samples):
+        return ""
+    words = f", n = {between(a.estimate.samples, str)}"
+    if a.estimate.error is None:
+        return words
+    error = float(a.estimate.error.max())
+    return words + (f", error {error:.2g}" if error < float("inf") else ",\nno signal yet")
 
 
 def completeness(a: Attribution) -> str:
@@ -165,6 +172,14 @@ def completeness(a: Attribution) -> str:
     if a.residual is None or change is None or decode(a.recipe.explainer).card.per is Per.PIXEL:
         return ""  # FullGrad's terms are divided fully, its map is made of their magnitudes
     return f"sums to {float(a.residual[0]) + float(change[0]):.3g} of {float(change[0]):.3g}"
+
+
+def proved(a: Attribution) -> str:
+    """What a search for a set of segments found, and what it proves; empty for other methods."""
+    notes = a.recipe.notes
+    if "proof" not in notes:
+        return ""
+    return f"{notes['size'][0]:g} of {notes['segments'][0]:g} segments, to {notes['flips to'][0]} ({notes['proof'][0]})"
 
 
 def on_one_scale(
@@ -217,7 +232,8 @@ def method_caption(each: Sequence[Attribution]) -> str:
         if len(known) < len(errors):
             some = f" in {len(errors) - len(known)} of {len(errors)}" if known else ""
             words.append(f"no signal yet{some}")
-    if len(each) == 1 and len(each[0]) == 1 and (whole := completeness(each[0])):
+    words += dict.fromkeys(why for a in each for why in a.estimate.stopped if why.startswith("interrupted"))
+    if len(each) == 1 and len(each[0]) == 1 and (whole := completeness(each[0]) or proved(each[0])):
         words.append(whole)
     return f"{', '.join(words)}, explaining {each[0].recipe.model}"
 

@@ -45,6 +45,10 @@ class Superpixels(Segments):
                 f"Superpixels are of pictures (B, 1 or 3, H, W). Got {tuple(x.shape)}. For other inputs take Patches() "
                 "or Columns()."
             )
+        if not torch.isfinite(x).all():
+            raise ArgumentError(
+                "Superpixels are of finite colours, but the input holds NaN or infinity. Mend the input."
+            )
         colours = _colours(x, preprocess)
         return torch.stack([torch.from_numpy(self._of(one)) for one in colours]).to(x.device)
 

@@ -54,8 +54,9 @@ def certain_places(a: Attribution, *, rate: float = 0.05) -> Certainty:
 
 
 def _certain_segments(a: Attribution, rate: float) -> Certainty:
-    """Each segment's score against its standard error: two-sided normal p-values, the discovery rate as above."""
-    from scipy.stats import false_discovery_control, norm
+    """Each segment's score against its standard error: two-sided Student's p-values, the discovery rate as above."""
+    from scipy.stats import false_discovery_control
+    from scipy.stats import t as student
 
     assert a.segments is not None  # noqa: S101  # asked before
     assert a.standard_error is not None  # noqa: S101
@@ -64,9 +65,11 @@ def _certain_segments(a: Attribution, rate: float) -> Certainty:
     errors = np.zeros_like(values)
     inside = labels >= 0
     errors[labels[inside]] = a.standard_error[0, 0].cpu().double().numpy()[inside]
+    known = np.isfinite(values) & np.isfinite(errors)
     # An error of zero is no error: such a value is certain, unless it is zero itself.
-    ratio = np.abs(values) / np.maximum(errors, np.finfo(np.float64).tiny)
-    p = np.where(np.isfinite(ratio), 2 * norm.sf(ratio), 1.0)
+    ratio = np.divide(np.abs(values), errors, out=np.where(values == 0, 0.0, np.inf), where=known & (errors > 0))
+    free = max(int(a.estimate.state["draws"][0]) - 1, 1)
+    p = np.where(known, 2 * student.sf(ratio, free), 1.0)
     passed = np.append(false_discovery_control(p) <= rate, False)
     caption = (
         f"sampling error only, n = {a.samples_used}, segment by segment, false discovery rate {100 * rate:g} %; more "
