@@ -26,8 +26,9 @@ SIBLINGS = {
     "modalities": ["image.colour", "image.read", "image.preprocess", "image.heatmap", "image.uncertainty", "image.draw",
                    "image.wavelet", "image.superpixels", "image.shrunk", "image.combined", "image.picture",
                    "image.convergence"],
-    "models": ["description", "efficientnet_lite0", "imagenet", "pt2_screen", "exported", "onnx_screen", "onnx",
-               "inference_protocol", "endpoint", "http", "sklearn", "own_code", "load"],
+    "models": ["told", "secrets", "at_once", "connection", "description", "efficientnet_lite0", "imagenet",
+               "pt2_screen", "exported", "onnx_screen", "onnx", "inference_protocol", "endpoint", "http", "sklearn",
+               "own_code", "load"],
 }  # fmt: skip
 
 # The bases on which other methods may build; a new method needs no line here.
@@ -35,7 +36,7 @@ SHARED_EXPLAINERS = {"simple_gradient", "pointwise", "resampled", "smooth_grad",
                      "paired_gp"}  # fmt: skip
 
 HEAVY = {"matplotlib": {"modalities/image/draw.py"}, "sklearn": {"models/sklearn.py"}, "ray": set(),
-         "onnxruntime": {"models/onnx.py"}, "onnx": set(), "httpx": {"models/endpoint.py"},
+         "onnxruntime": {"models/onnx.py"}, "onnx": set(), "httpx": {"models/endpoint.py", "models/connection.py"},
          "skops": {"models/sklearn.py"}, "pandas": {"models/sklearn.py"},
          "transformers": set(), "torchvision": set()}  # fmt: skip
 

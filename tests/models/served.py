@@ -1,9 +1,10 @@
 """An endpoint on this machine's own address, which answers as a test says."""
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -107,3 +108,46 @@ def serving(answer: Callable[[Asked], Reply | None]) -> Iterator[Served]:
 def sums(asked: Asked) -> Reply:
     """Plain: the sum of each row, and minus it."""
     return Reply({"outputs": [[sum(row), -sum(row)] for row in asked.rows]})
+
+
+class Dripping:
+    """The address of a server that is never done; `begun` once it was asked, `hung_up` once a client left."""
+
+    def __init__(self, address: str) -> None:
+        self.address, self.begun, self.hung_up, self.over = address, threading.Event(), threading.Event(), False
+
+
+@contextmanager
+def dripping(begins: bytes, goes_on: bytes) -> Iterator[Dripping]:
+    """Answers `begins`, and then `goes_on` again and again, ten times a second at the most."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        drips = Dripping(f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        def answer(client: socket.socket) -> None:
+            with client:
+                client.settimeout(0.05)
+                try:
+                    client.recv(2**16)
+                    client.sendall(begins)
+                    drips.begun.set()
+                    while not drips.over:
+                        client.sendall(goes_on)
+                        with suppress(TimeoutError):
+                            if not client.recv(2**16):
+                                break
+                except OSError:
+                    pass
+                drips.hung_up.set()
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    threading.Thread(target=answer, args=(client,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield drips
+        finally:
+            drips.over = True
+            server.shutdown(socket.SHUT_RDWR)

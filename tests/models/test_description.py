@@ -1,5 +1,6 @@
 """What stands in a model.toml or in options, and what is refused by name."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -164,4 +165,39 @@ def test_labels_that_are_not_there_are_told(tmp_path, name, why):
         read_labels(tmp_path / Path(name))
     (tmp_path / "model.toml").write_text(f'[output]\nlabels = "{name}"')
     with pytest.raises(ArgumentError, match=why):
+        read_description(tmp_path / "model.toml")
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    "name", ["../names.txt", "/dev/zero", "/proc/self/environ", "in/../../names.txt", "link.txt", "a\\u0000b"]
+)
+def test_a_description_names_no_labels_outside_its_folder(tmp_path, name):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    (folder / "link.txt").symlink_to(tmp_path / "names.txt")
+    (folder / "model.toml").write_text(f'[output]\nlabels = "{name}"')
+    with pytest.raises(ModelError, match="labels under \\[output\\] is a file in its own folder"):
+        read_description(folder / "model.toml")
+
+
+def test_labels_may_lie_below_the_folder_and_where_the_user_says(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "names.txt").write_text("cat\n")
+    for name in ("in/names.txt", tmp_path / "in" / "names.txt"):
+        (tmp_path / "model.toml").write_text(f'[output]\nlabels = "{name}"')
+        assert read_description(tmp_path / "model.toml").labels == ("cat",)
+    monkeypatch.chdir(tmp_path / "in")
+    assert read_labels(Path("../in/names.txt")) == ("cat",)
+
+
+@pytest.mark.doors
+def test_pipes_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ArgumentError, match="expected a file, but this is a pipe or a device"):
+            read_labels(path)
+    (tmp_path / "model.toml").write_text('[output]\nlabels = "pipe"')
+    with pytest.raises(ArgumentError, match="expected a file"):
         read_description(tmp_path / "model.toml")

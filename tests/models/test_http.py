@@ -105,6 +105,22 @@ def test_so_many_requests_are_under_way_at_once_and_no_more(served):
     assert counts[1] == 3
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_few_rows_are_divided_among_all_connections(served, count):
+    model(served, pl.Transport(micro_batch=64, connections=3)).predict(ROWS[:count])
+    assert len(served.asked) == min(count, 3)
+    assert max(len(one.rows) for one in served.asked) == -(-count // 3)
+
+
+def test_without_a_micro_batch_a_request_has_so_many_rows_and_no_more(served):
+    found = model(served, pl.Transport(connections=2))
+    x = uniform(300, 2)
+    assert found.rows(x) == 128
+    assert found.rows(x, together=200) == 200
+    assert torch.allclose(found.predict(x).outputs[:, 0], x.sum(1))
+    assert max(len(one.rows) for one in served.asked) == 64
+
+
 def test_connections_are_kept_for_a_call(served):
     model(served).predict(ROWS)
     assert len(served.asked) == 6
@@ -192,7 +208,7 @@ def test_after_a_failure_only_what_is_missing_is_asked(served):
     served.answer = failing_at(ROWS[3])
     found = model(served)
     with pytest.raises(
-        ModelError, match=r"3 of these 6 rows are answered and kept, 3 in all: make the same call again"
+        ModelError, match=r"3 of these 6 rows are answered and kept, 3 in all: make the same call again in this p"
     ):
         found.predict(ROWS)
     served.asked.clear()
@@ -298,7 +314,7 @@ def test_a_call_inside_a_call_asks_anew(served):
 
 def test_tuning_asks_each_row(served):
     found = model(served, pl.Transport(connections=1))
-    found.endpoint.clock = found.clock = iter(range(10**6)).__next__
+    found.clock = iter(range(10**6)).__next__
     found.tune(ROWS[:1])
     assert max(len(one.rows) for one in served.asked) > 1
     assert len(served.rows) > len(served.asked) > 1
@@ -331,7 +347,7 @@ def test_more_rows_than_can_be_kept_are_answered_all_the_same(served):
     ("reply", "words"),
     [
         (Reply(b"<html>"), "Expected JSON, but got '<html>'"),
-        (Reply(b"[" * 100000), "Expected JSON"),
+        (Reply(b"[" * 100000), "Expected lists that are not so deep"),
         (Reply(b""), "Expected JSON, but got ''"),
         (Reply([1, 2]), r'Expected a reply {"outputs": \[\[...\], ...\]}, but got \'\[1, 2\]\''),
         (
@@ -340,6 +356,8 @@ def test_more_rows_than_can_be_kept_are_answered_all_the_same(served):
         ),
         (Reply({"outputs": []}), r"Expected outputs \(B, K\)"),
         (Reply({"outputs": 3.0}), r"Expected outputs \(B, K\)"),
+        (Reply({"outputs": [[]]}), r"Expected at least one output for each row, but the endpoint returned \(1, 0\)"),
+        (Reply({"outputs": [[[1.0]]]}), r"one row of numbers; for \(B, K, ...\) say output='segmentation'"),
         (Reply({"outputs": [["high"]]}), "Expected numbers, but got"),
         (Reply({"outputs": [[True]]}), "Expected numbers, but got"),
         (Reply({"outputs": [[1.0, [2.0]]]}), "Expected rows of one length"),
@@ -348,9 +366,11 @@ def test_more_rows_than_can_be_kept_are_answered_all_the_same(served):
 )
 def test_what_is_no_reply_is_told(served, reply, words):
     served.answer = lambda asked: reply
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=words) as told:
         model(served).predict(ROWS[:1])
     assert len(served.asked) == 1
+    assert "Wrap the network" not in str(told.value)
+    assert "make the same call again" not in str(told.value)  # nothing was kept
 
 
 @pytest.mark.doors

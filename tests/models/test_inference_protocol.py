@@ -64,6 +64,13 @@ def test_the_selected_output_is_read(select):
     [
         (None, {}, 'Expected a reply {"outputs"'),
         (None, {"outputs": [{"shape": [1]}]}, 'Expected a reply {"outputs"'),
+        (None, reply(([], [1], [1])), 'Expected a reply {"outputs"'),
+        (None, reply(({}, [1], [1])), 'Expected a reply {"outputs"'),
+        (None, reply(("a", [2**62, 0], [])), "none of them empty, but got the shape"),
+        (None, reply(("a", [2, *[1] * 100], [1, 2])), "of 16 axes at most"),
+        (None, reply(("z" * 10**6, [3], [1])), "numbers of output 'zzzz"),
+        (None, reply(*((f"{i}" * 99, [1], [1]) for i in range(99))), "and 89 more"),
+        (True, reply(("a", [1], [1]), ("b", [1], [1])), "Got select=True"),
         (None, reply(("a", [1], [1]), ("b", [1], [1])), "say which of 'a', 'b'"),
         ("c", reply(("a", [1], [1])), "say which of 'a': select=... Got select='c'"),
         (1, reply(("a", [1], [1])), "Got select=1"),
@@ -78,12 +85,13 @@ def test_replies_of_another_form_are_told(select, answer, words):
     if answer.get("outputs") and answer["outputs"][0].get("data", 0) is None:
         assert np.isnan(V2(select).outputs(answer)).all()
         return
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=words) as told:
         V2(select).outputs(answer)
+    assert len(str(told.value)) < 1000
 
 
 def test_the_endpoint_says_its_one_input():
-    assert V2.only_input({"inputs": [{"name": "x", "datatype": "FP16", "shape": [-1, 3]}]}) == ("x", "FP16")
+    assert V2().only_input({"inputs": [{"name": "x", "datatype": "FP16", "shape": [-1, 3]}]}) == ("x", "FP16")
 
 
 @pytest.mark.doors
@@ -93,12 +101,15 @@ def test_the_endpoint_says_its_one_input():
         ([], "Expected a description with its inputs"),
         ({"inputs": [{"datatype": "FP32"}]}, "Expected a description with its inputs"),
         ({"inputs": [{"name": "a"}, {"name": "b"}]}, r"It has 2 inputs \('a', 'b'\). Pass a dict"),
+        ({"inputs": [{"name": ["a"], "datatype": "FP32"}]}, "Expected a description with its inputs"),
+        ({"inputs": [{"name": f"n{i}"} for i in range(10**4)]}, "It has 10000 inputs .* and 9990 more"),
+        ({"inputs": [{"name": "a", "datatype": ["FP32"]}]}, "Its input 'a' takes"),
         ({"inputs": [{"name": "a", "datatype": "UINT8"}]}, "Its input 'a' takes 'UINT8'; only FP16, FP32, FP64"),
     ],
 )
 def test_a_description_without_such_an_input_is_told(metadata, words):
     with pytest.raises(ModelError, match=words):
-        V2.only_input(metadata)
+        V2().only_input(metadata)
 
 
 def test_null_nan_and_infinity_are_numbers():
@@ -113,5 +124,33 @@ def test_whole_numbers_of_any_size_are_read():
 
 @pytest.mark.doors
 def test_a_number_beyond_all_is_told():
-    with pytest.raises(ModelError, match="Expected"):
+    with pytest.raises(ModelError, match="Expected numbers that a computer holds, but one is over 1e308"):
         Plain().outputs({"outputs": [[10**400]]})
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"outputs": %s1%s}' % (b"[" * 70, b"]" * 70), "Expected rows of numbers, but got lists in lists, 70 deep"),
+        (b"[" * 10**5, "Expected lists that are not so deep, but got"),
+        (b'{"outputs": [[%s]]}' % (b"9" * 5000), "Expected numbers that are not so long, but got"),
+    ],
+)
+def test_what_is_too_deep_or_too_long_is_told_as_that(content, words):
+    with pytest.raises(ModelError, match=words) as told:
+        Plain().outputs(parsed(content))
+    assert len(str(told.value)) < 200
+
+
+@pytest.mark.doors
+def test_what_is_shown_is_masked_before_it_is_cut():
+    secret = "s3cr3t" * 10
+
+    def public(text):
+        return text.replace(secret, "…")
+
+    for content in (b"no: %s" % secret.encode(), json.dumps({"error": f"the key {secret}"}).encode()):
+        with pytest.raises(ModelError, match="…") as told:
+            Plain(public=public).outputs(parsed(content, public))
+        assert "s3cr3t" not in str(told.value)

@@ -161,7 +161,22 @@ def test_an_address_takes_no_settings_of_a_network():
         refused("http://127.0.0.1:1/predict", f"http://127.0.0.1:1/predict takes no {name}", **{name: value})
     refused("http://127.0.0.1:1/x", "size, mean, std", error=ModelError, description=None)
     refused("http://127.0.0.1:1/x", "for protocol='v2'", description=pl.Description(KNOWN.input, select="y"))
-    refused("ftp://127.0.0.1/x", "There is no model", error=ModelError)
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize("scheme", ["ftp", "file", "s3", "HTTPX"])
+def test_other_addresses_are_refused_by_their_name(scheme):
+    with pytest.raises(ModelError, match=f"'{scheme}' addresses are not known: only those of http://") as told:
+        pl.load(f"{scheme}://me:s3cret@host/net.onnx")
+    assert "s3cret" not in str(told.value)
+
+
+@pytest.mark.doors
+def test_beside_an_address_there_is_no_file(means):
+    for name, beside in [("http://127.0.0.1:1/x", False), (means, True)]:
+        with pytest.raises(ModelError, match="Give --size --mean --std") as told:
+            pl.load(name)
+        assert ("beside it" in str(told.value)) == beside
 
 
 # skops

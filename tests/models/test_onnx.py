@@ -13,6 +13,7 @@ from tests.oracles import uniform
 
 import pellucid as pl
 from pellucid.errors import ArgumentError, ModelError, RecipeError
+from pellucid.models.onnx import _told
 
 WEIGHT = np.array([[1, -2], [3, 0.5], [-1, 4]], dtype=np.float32)
 EPS = torch.finfo(torch.float32).eps
@@ -226,6 +227,24 @@ def test_what_onnxruntime_cannot_run_is_told_without_its_codes(tmp_path):
                                                 [value("x", ["b", 3])], [value("y", ["b", 3])]))  # fmt: skip
     with pytest.raises(ModelError, match=r"no.onnx: onnxruntime .* cannot run it"):
         pl.OnnxModel(unknown)
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : /src/core/optimizer/initializer.cc:43 Initializer() it is empty",
+            "Initializer() it is empty",
+        ),
+        ("[ONNXRuntimeError] : 1 : FAIL : /a/b.cc:4 why\n", "why"),
+        ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : bad \x1b[31mname", "bad [31mname"),
+        ("plain", "plain"),
+        ("long " * 1000, ("long " * 100)[:499] + "…"),
+    ],
+)
+def test_of_what_onnxruntime_says_only_its_codes_and_files_are_left_out(said, shown):
+    assert _told(RuntimeError(said)) == shown
 
 
 @pytest.mark.doors

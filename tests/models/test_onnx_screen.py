@@ -54,7 +54,7 @@ def test_the_fingerprint_follows_weights_in_another_file(tmp_path):
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_operators_of_ones_own_are_refused_by_name_also_in_branches(tmp_path, inside):
-    refused(saved(tmp_path / "net.onnx", named("my.domain", inside=inside)), r"it uses my\.domain\.Twist\. Operators")
+    refused(saved(tmp_path / "net.onnx", named("my.domain", inside=inside)), r"it uses 'my\.domain\.Twist'\. Operators")
 
 
 @pytest.mark.parametrize("domain", ["", "ai.onnx", "ai.onnx.ml", "com.microsoft"])
@@ -148,3 +148,72 @@ def test_numbers_of_fixed_length_are_skipped(tmp_path):
     node = helper.make_node("Elu", ["x"], ["y"], alpha=0.5)  # a fixed number of 32 bits
     made = model([node], [value("x", [1, 2])], [value("y", [1, 2])], [numpy_helper.from_array(WEIGHT, "w")])
     assert read_onnx(saved(tmp_path / "net.onnx", made)).content
+
+
+# Forms that readers could take for something else
+
+
+def varint(number):
+    out = b""
+    while number >= 0x80:
+        out, number = out + bytes([number & 0x7F | 0x80]), number >> 7
+    return out + bytes([number])
+
+
+def field(number, content, *, more=0):
+    """A field of bytes; `more` is set among the bits above its number."""
+    return varint(more | number << 3 | 2) + varint(len(content)) + content
+
+
+def written(tmp_path, content):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    return path
+
+
+VERSION = b"\x08\x0a"
+
+
+def test_field_numbers_that_protobuf_would_cut_are_refused(tmp_path):
+    """Protobuf reads 32 bits of a number: of 2**32 + 7 it may make the graph, which was then not looked at."""
+    graph = field(7, b"")
+    for hidden in (field(7, b"", more=2**32), field(7, b"", more=2**35), bytes([7 << 3 | 2 | 0x80, 0x00, 0x00])):
+        refused(written(tmp_path, VERSION + graph + hidden), "a field of no valid number")
+    inside = field(5, field(13, b"", more=2**32))
+    refused(written(tmp_path, VERSION + field(7, inside)), "a field of no valid number")
+    refused(written(tmp_path, VERSION + graph + b"\x00\x00"), "a field of no valid number")
+
+
+def test_a_second_graph_is_refused(tmp_path):
+    assert read_onnx(written(tmp_path, VERSION + field(7, b""))).content
+    refused(written(tmp_path, VERSION + field(7, b"") * 2), "more than one graph")
+
+
+def test_so_many_parts_and_fields_are_read_and_no_more(tmp_path, monkeypatch):
+    few, many = (VERSION + field(7, field(1, b"") * count) for count in (10, 11))
+    monkeypatch.setattr(onnx_screen, "MOST_PARTS", 11)  # with the graph
+    assert read_onnx(written(tmp_path, few)).content
+    refused(written(tmp_path, many), "over 11 parts")
+    monkeypatch.setattr(onnx_screen, "MOST_PARTS", 10**6)
+    monkeypatch.setattr(onnx_screen, "_MOST_FIELDS", 14)  # two of the file, twice
+    assert read_onnx(written(tmp_path, few)).content
+    refused(written(tmp_path, many), "over 14 fields")
+
+
+@pytest.mark.parametrize("location", ["*/_ORT_MEM_ADDR_/*", "*/_ORT_MEM_ADDR_/", "./*/_ORT_MEM_ADDR_/*"])
+def test_addresses_in_memory_are_no_files_even_if_there_is_one(tmp_path, location):
+    there = tmp_path / location
+    (tmp_path / "*" / "_ORT_MEM_ADDR_").mkdir(parents=True)
+    if location.endswith("*"):
+        there.write_bytes(WEIGHT.tobytes())
+    refused(saved(tmp_path / "net.onnx", outside(linear(WEIGHT), location)), "an address in memory and no file")
+
+
+def test_names_of_a_file_do_not_act_on_a_terminal(tmp_path):
+    with pytest.raises(ModelError, match="it uses") as told:
+        read_onnx(saved(tmp_path / "net.onnx", named("evil\x1b[2J", "\x1b]0;pwned\x07" + "x" * 1000)))
+    with pytest.raises(ModelError, match="its weights lie in") as other:
+        read_onnx(saved(tmp_path / "net.onnx", outside(linear(WEIGHT), "\x1b[31m" + "x" * 1000)))
+    for text in (str(told.value), str(other.value)):
+        assert text.isprintable()
+        assert len(text.removeprefix(str(tmp_path))) < 500

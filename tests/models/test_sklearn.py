@@ -1,5 +1,7 @@
+import json
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from sklearn.tree import DecisionTreeClassifier
 from skops import io
 
 import pellucid as pl
+from pellucid.models import sklearn
 from pellucid.models.sklearn import read_skops
 
 RNG = np.random.default_rng(0)
@@ -196,6 +199,38 @@ def test_what_is_no_skops_file_is_told(tmp_path):
     path.write_bytes(b"junk")
     with pytest.raises(pl.ModelError, match=r"no file of skops.io, or a damaged one. BadZipFile"):
         read_skops(path)
+
+
+@pytest.mark.doors
+def test_a_file_that_unpacks_to_too_much_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "model.skops"
+    io.dump(LogisticRegression().fit(X, TWO), path)
+    with ZipFile(path) as archive:
+        parts = {part.filename: part.file_size for part in archive.infolist()}
+    for limit, most in [("_MOST_SCHEMA", parts["schema.json"]), ("_MOST_BYTES", sum(parts.values()))]:
+        monkeypatch.setattr(sklearn, limit, most)
+        assert read_skops(path).coef_.shape == (1, 3)
+        monkeypatch.setattr(sklearn, limit, most - 1)
+        monkeypatch.setattr(ZipFile, "open", None)
+        with pytest.raises(pl.ModelError, match=r"model.skops: unpacks to over"):
+            read_skops(path, trust=True)
+        monkeypatch.undo()
+
+
+@pytest.mark.doors
+def test_names_of_a_file_do_not_act_on_a_terminal(tmp_path):
+    good, path = tmp_path / "good.skops", tmp_path / "model.skops"
+    io.dump(LogisticRegression().fit(X, TWO), good)
+    with ZipFile(good) as archive, ZipFile(path, "w") as other:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "schema.json":
+                content = json.dumps({**json.loads(content), "__class__": "\x1b]0;pwned\x07" + "x" * 1000}).encode()
+            other.writestr(name, content)
+    with pytest.raises(pl.UntrustedModel, match="pwned") as told:
+        read_skops(path)
+    assert str(told.value).isprintable()
+    assert len(str(told.value)) < 500 + len(str(path))
 
 
 @pytest.mark.doors

@@ -10,9 +10,11 @@ PROTOCOL = "tests/models/test_inference_protocol.py"
 SKLEARN = "tests/models/test_sklearn.py"
 OWN = "tests/models/test_own_code.py"
 LOAD = "tests/models/test_load_black_box.py"
+DESCRIPTION = "tests/models/test_description.py"
 FUNCTION = "tests/core/test_function_model.py"
 
 _ONNX, _SCREEN = "models/onnx.py", "models/onnx_screen.py"
+_AT_ONCE, _LINE = "models/at_once.py", "models/connection.py"
 _HTTP, _ENDPOINT, _PROTOCOL = "models/http.py", "models/endpoint.py", "models/inference_protocol.py"
 
 MUTANTS: list[Mutant] = [
@@ -108,6 +110,24 @@ MUTANTS: list[Mutant] = [
         "            opened.read(0)",
         (SCREEN,),
     ),
+    Mutant("field numbers are cut to 32 bits", _SCREEN, "key >= 2**32 or", "", (SCREEN,)),
+    Mutant("numbers in longer forms are read", _SCREEN, " or (at - begun > 1 and message[at - 1] == 0)", "", (SCREEN,)),
+    Mutant("addresses in memory are files", _SCREEN, "if _IN_MEMORY in location:", "if False:", (SCREEN,)),
+    Mutant("files of any number of parts are read", _SCREEN, "if self._parts > MOST_PARTS:", "if False:", (SCREEN,)),
+    Mutant(
+        "skops files are unpacked whatever they say",
+        "models/sklearn.py",
+        "if schema > _MOST_SCHEMA or",
+        "if",
+        (SKLEARN,),
+    ),
+    Mutant(
+        "labels may lie anywhere",
+        "models/description.py",
+        "inside = file.is_relative_to(folder)",
+        "inside = True",
+        (DESCRIPTION,),
+    ),
     Mutant(
         "outputs come in the order of the replies",
         _HTTP,
@@ -132,11 +152,21 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "one request at a time",
         _HTTP,
-        "ThreadPoolExecutor(max_workers=min(self.width, len(pieces)))",
-        "ThreadPoolExecutor(max_workers=1)",
+        "at_once=self.width",
+        "at_once=1",
         (HTTP,),
     ),
-    Mutant("the reason told is that of the last failure", _HTTP, "raise failures[0]", "raise failures[-1]", (HTTP,)),
+    Mutant("the reason told is that of the last failure", _AT_ONCE, "raise failures[0]", "raise failures[-1]", (HTTP,)),
+    Mutant("few rows go over one connection", _HTTP, "math.ceil(len(missing) / self.width))", "len(missing))", (HTTP,)),
+    Mutant("requests grow with the budget", _HTTP, "return found if said else", "return found if True else", (HTTP,)),
+    Mutant("after a failure a retry is promised that saves nothing", _HTTP, "if not kept:", "if False:", (HTTP,)),
+    Mutant(
+        "threads keep the process alive",
+        _AT_ONCE,
+        "threading.Thread(target=worker, daemon=True)",
+        "threading.Thread(target=worker)",
+        (ENDPOINT,),
+    ),
     Mutant(
         "answers of NaN are kept for good",
         _HTTP,
@@ -162,19 +192,54 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant("the query stands in the name", _HTTP, "self.name = self.endpoint.shown", "self.name = url", (HTTP,)),
     Mutant("pauses do not grow", _ENDPOINT, "self.backoff * 2.0 ** min(attempt, 64)", "self.backoff", (ENDPOINT,)),
-    Mutant("Retry-After is not read", _ENDPOINT, "asked = _asked_for(headers)", "asked = None", (ENDPOINT,)),
+    Mutant("Retry-After is not read", _ENDPOINT, "asked = _asked_for(reply.headers)", "asked = None", (ENDPOINT,)),
     Mutant(
         "refusals are asked again",
         _ENDPOINT,
-        "    if status not in _RETRIED:\n",
-        "    if status == 400:\n",
+        "        if reply.status not in _RETRIED:\n",
+        "        if reply.status == 400:\n",
         (ENDPOINT,),
     ),
     Mutant("redirects are followed", _ENDPOINT, "follow_redirects=False", "follow_redirects=True", (ENDPOINT,)),
-    Mutant("replies of any length are read", _ENDPOINT, "if len(content) > _MOST_REPLY:", "if False:", (ENDPOINT,)),
+    Mutant("replies of any length are read", _LINE, "if len(content) > MOST_REPLY:", "if False:", (ENDPOINT,)),
     Mutant(
-        "the timeout is for each piece of a reply", _ENDPOINT, "if clock() - begun > limit:", "if False:", (ENDPOINT,)
+        "the timeout is for each piece of a reply",
+        _LINE,
+        "if not exchange.ended.wait(seconds):",
+        "exchange.ended.wait(seconds)\n        if False:",
+        (ENDPOINT,),
     ),
+    Mutant(
+        "a reply that is given up is still read",
+        _LINE,
+        "self._socket.shutdown(socket.SHUT_RDWR)",
+        "self._socket.fileno()",
+        (ENDPOINT,),
+    ),
+    Mutant("compressed replies are read", _LINE, 'if how not in ("", "identity"):', "if False:", (ENDPOINT,)),
+    Mutant(
+        "texts are cut before they are masked",
+        _ENDPOINT,
+        "one_line(self.endpoint.public(text[:_READ]), _SHOWN)",
+        "self.endpoint.public(one_line(text[:_READ], _SHOWN))",
+        (ENDPOINT,),
+    ),
+    Mutant(
+        "replies are cut before they are masked",
+        _PROTOCOL,
+        "return repr(in_short(text, _SHOWN))",
+        "return repr(public(in_short(value if isinstance(value, str) else repr(value), _SHOWN)))",
+        (PROTOCOL, ENDPOINT),
+    ),
+    Mutant(
+        "secrets are masked as they were given",
+        "models/secrets.py",
+        "for form in _FORMS}",
+        "for form in [str]}",
+        (ENDPOINT,),
+    ),
+    Mutant("the query is logged", "models/secrets.py", "logger.addFilter(mask)", "logger.filters", (ENDPOINT,)),
+    Mutant("headers of the connection are taken", _ENDPOINT, "if name.lower() in _OUR_OWN:", "if False:", (ENDPOINT,)),
     Mutant(
         "a pause after the last attempt",
         _ENDPOINT,

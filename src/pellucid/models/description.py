@@ -17,11 +17,13 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any, Literal
 
 from pellucid.core.prediction import OutputKind
 from pellucid.errors import ArgumentError, ModelError
 from pellucid.modalities.image.preprocess import ImagePreprocess
+from pellucid.models.told import in_short
 
 __all__ = ["Description", "read_description", "read_labels"]
 
@@ -50,8 +52,8 @@ class Description:
     select: str | int | None = None
     layout: Literal["nchw", "nhwc"] | None = None
 
-    def preprocess(self, model: str) -> ImagePreprocess:
-        """How pictures are prepared.
+    def preprocess(self, model: str, *, beside: bool = True) -> ImagePreprocess:
+        """How pictures are prepared. `beside` says whether a file can lie beside the model.
 
         Raises:
             ModelError: something that cannot be guessed was left out, or has no sense; it is named.
@@ -59,10 +61,11 @@ class Description:
         known = dict(self.input)
         missing = [name for name in _REQUIRED if name not in known]
         if missing:
+            words = ", ".join(f"{name} = ..." for name in missing)
+            or_so = f", or a model.toml beside it with [input] {words}" if beside else ""
             raise ModelError(
                 f"{model}: {', '.join(missing)} of its inputs {'is' if len(missing) == 1 else 'are'} not known. Give "
-                f"{' '.join(f'--{name}' for name in missing)}, or a model.toml beside it with [input] "
-                f"{', '.join(f'{name} = ...' for name in missing)}."
+                f"{' '.join(f'--{name}' for name in missing)}{or_so}."
             )
         try:
             return ImagePreprocess(**known)
@@ -84,7 +87,7 @@ def read_description(path: Path) -> Description:
     """The description in a TOML file.
 
     Raises:
-        ModelError: not TOML, a name that does not exist, or a value of the wrong kind.
+        ModelError: not TOML, a name that does not exist, a value of the wrong kind, or labels outside its folder.
         ArgumentError: the file, or that of its labels, cannot be read.
     """
     try:
@@ -109,7 +112,7 @@ def read_description(path: Path) -> Description:
         raise ModelError(f"{path}: layout under [input] is one of {', '.join(_LAYOUTS)}. Got {layout!r}.")
     labels = output.get("labels")
     if isinstance(labels, str):
-        labels = read_labels(path.parent / labels)
+        labels = read_labels(_beside(path, labels))
     settings = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in given.items())
     names = None if labels is None else tuple(labels)
     return Description(settings, names, output.get("kind"), output.get("select"), layout)
@@ -119,7 +122,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """One class name a line, in the order of the outputs.
 
     Raises:
-        ArgumentError: no such file, an empty one, or not text.
+        ArgumentError: no such file, none that is regular, an empty one, or not text.
     """
     lines = _text(path).split("\n")  # and nothing else, as splitlines() would part at rarer signs
     while lines and not lines[-1].strip():
@@ -133,11 +136,34 @@ def _are_names(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
 
 
+def _beside(path: Path, labels: str) -> Path:
+    """The file of labels that a description names: in its own folder or below, also behind links. A file that came from
+    somebody else is not to show what lies elsewhere.
+    """
+    folder = path.absolute().parent.resolve()
+    try:
+        file = (folder / labels).resolve()
+        inside = file.is_relative_to(folder)
+    except (OSError, ValueError):  # no possible name
+        inside = False
+    if not inside:
+        raise ModelError(
+            f"{path}: labels under [output] is a file in its own folder. Got {in_short(repr(labels), 100)}. Put it "
+            "there, or give it by --labels."
+        )
+    return path.parent / labels
+
+
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        kind = path.stat().st_mode
+        if not (S_ISREG(kind) or S_ISDIR(kind)):  # a pipe would be waited for; a folder says itself what it is
+            raise ArgumentError(f"{path}: expected a file, but this is a pipe or a device.")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)  # whatever its size is said to be
+        if len(content) > _MOST_BYTES:
             raise ArgumentError(f"{path}: over {_MOST_BYTES // 2**20} MiB is too large for a description.")
-        return path.read_text("utf-8-sig")  # editors on Windows write a mark at the beginning
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")  # with a mark that Windows sets
     except OSError as error:
         raise ArgumentError(f"{path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:

@@ -7,7 +7,6 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Literal, Self
 
@@ -21,15 +20,19 @@ from pellucid.core.input import Preprocess
 from pellucid.core.model import UNKNOWN, Model
 from pellucid.core.output import check_outputs
 from pellucid.core.packing import Packing
+from pellucid.core.prediction import OutputKind
 from pellucid.core.random import Key
 from pellucid.core.tuning import Tuning
 from pellucid.errors import ArgumentError, ModelError
+from pellucid.models.at_once import together
 from pellucid.models.endpoint import Connection, Endpoint, Transport
 from pellucid.models.inference_protocol import V2, Plain, Protocol, parsed
+from pellucid.models.told import in_short
 
 __all__ = ["HTTPModel"]
 
 _MOST_KEPT = 256 * 2**20  # bytes of answers that are kept
+_MOST_ROWS = 64  # of a request, where `micro_batch` is left out: progress shows, and Ctrl-C loses little
 _OF_AN_ANSWER = 200  # bytes of its key and its place, beside its numbers
 _V2_PATH = re.compile(r"(.*/v2/models/[^/]+(?:/versions/[^/]+)?)(?:/infer)?/?")
 
@@ -76,8 +79,9 @@ class HTTPModel(Model):
     `protocol` is "plain", `{"inputs": [row, ...]}` answered by `{"outputs": [row, ...]}`, or "v2", the Open Inference
     Protocol at `.../v2/models/NAME`; left out, the address says which. Of v2, `input_name` is asked of the endpoint if
     left out, `select` names its outputs where it has several, and several inputs go by name. `headers` hold what it
-    wants to know of you; they are sent and never shown. Answers are kept, so that after a failure the same call asks
-    only for what is missing; `forget()` drops them, for instance when another model has been put behind the address.
+    wants to know of you; they are sent and never shown. Answers are kept by this object, so that after a failure the
+    same call in this process asks only for what is missing; `forget()` drops them, for instance when another model has
+    been put behind the address.
 
     Raises:
         ArgumentError: an address that is none, or a setting that does not exist.
@@ -133,7 +137,9 @@ class HTTPModel(Model):
         self.base = None if v2 is None or protocol == "plain" else v2[1]
         if self.base is None and (input_name, select) != (None, None):
             raise ArgumentError(f"{self.name}: `input_name` and `select` are for protocol='v2'; plain has no names.")
-        self.protocol: Protocol = Plain() if self.base is None else V2(select)
+        self.protocol: Protocol = (
+            Plain(public=self.endpoint.public) if self.base is None else V2(select, public=self.endpoint.public)
+        )
         self.input_name = input_name
         self.answers: Answers | None = Answers()  # shared with copies
         self.described: dict[str, str] = {}  # the type of its input by name, as it was told; shared with copies
@@ -165,6 +171,11 @@ class HTTPModel(Model):
         self.answers = None  # equal rows are asked each time
         return super()._tuned(x)
 
+    def rows(self, x: Tensor, together: int = 1, maps: int = 0) -> int:
+        found = super().rows(x, together, maps)
+        said = self.micro_batch is not None or self.recorded_rows is not None
+        return found if said else min(found, max(_MOST_ROWS * self.width, together))
+
     def outputs(self, x: Float[Tensor, "b *features"]) -> Float[Tensor, "b *k"]:
         keys = self._keys(x)
         found = {key: kept for key in keys if (kept := self._kept(key)) is not None}
@@ -172,7 +183,8 @@ class HTTPModel(Model):
         for i, key in enumerate(keys):
             if key not in found:
                 first.setdefault(key, i)
-        missing, size = list(first.values()), math.ceil(self.rows(x) / self.width)
+        missing = list(first.values())
+        size = min(math.ceil(self.rows(x) / self.width), math.ceil(len(missing) / self.width)) or 1
         pieces = [missing[start : start + size] for start in range(0, len(missing), size)]
         self.passes += Cost(forward=len(x))  # also those that were answered before, so that a budget means the same
         try:
@@ -196,45 +208,33 @@ class HTTPModel(Model):
         return [hashlib.blake2b(kind + row.tobytes(), digest_size=16).digest() for row in rows]
 
     def _done(self, keys: Sequence[bytes]) -> str:
-        done = sum(self._kept(key) is not None for key in keys)
+        done, kept = sum(self._kept(key) is not None for key in keys), len(self.answers or ())
+        if not kept:
+            return ""
         return (
-            f" {done} of these {len(keys)} rows are answered and kept, {len(self.answers or ())} in all: make the same "
-            "call again, and it asks only for what is missing."
+            f" {done} of these {len(keys)} rows are answered and kept, {kept} in all: make the same call again in this "
+            "process, and it asks only for what is missing."
         )
 
     def _answered(self, x: Tensor, keys: Sequence[bytes], pieces: Sequence[Sequence[int]]) -> list[Tensor]:
         """The outputs of each piece, several asked at once. If one fails, those that are under way are still kept."""
         if not pieces:
             return []
-        stop, failures = threading.Event(), list[Exception]()
+        stop = threading.Event()
         name = self._input(stop)
 
         def one(piece: Sequence[int]) -> Tensor:
-            if stop.is_set():
-                return x[:0]
-            try:
-                answer = self._ask(x[list(piece)], name, stop)
-            except Exception as error:
-                failures.append(error)
-                stop.set()
-                raise
+            answer = self._ask(x[list(piece)], name, stop)
             for i, row in zip(piece, answer, strict=True):
                 if self.answers is not None:
                     self.answers.keep(keys[i], row.clone())
             return answer
 
-        pool = ThreadPoolExecutor(max_workers=min(self.width, len(pieces)))
         try:
-            futures = [pool.submit(one, piece) for piece in pieces]
-            wait(futures)
-        except BaseException:  # an interrupt waits for nobody
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            return together(one, pieces, at_once=self.width, stop=stop)
+        except KeyboardInterrupt:  # it waits for nobody
+            self._connected().close()
             raise
-        pool.shutdown()
-        if failures:
-            raise failures[0]
-        return [future.result() for future in futures]
 
     def _input(self, stop: threading.Event) -> str:
         """The name of the one input, if it needs one: asked of the endpoint, once."""
@@ -244,8 +244,10 @@ class HTTPModel(Model):
             return ""
         if self.input_name is not None:
             return self.input_name
-        if not self.described:
-            name, datatype = V2.only_input(parsed(self._connected().fetch(None, self.base, stop)))
+        if not self.described and isinstance(self.protocol, V2):
+            name, datatype = self.protocol.only_input(
+                parsed(self._connected().fetch(None, self.base, stop), self.endpoint.public)
+            )
             self.described[name] = datatype
         return next(iter(self.described))
 
@@ -258,11 +260,25 @@ class HTTPModel(Model):
         except ValueError as error:
             raise ModelError("The rows hold NaN or infinite values, which JSON has not.") from error
         reply = self._connected().fetch(body, None if self.base is None else f"{self.base}/infer", stop)
-        outputs = torch.from_numpy(self.protocol.outputs(parsed(reply))).to(x.dtype)
+        outputs = torch.from_numpy(self.protocol.outputs(parsed(reply, self.endpoint.public))).to(x.dtype)
         outputs = outputs[:, None] if outputs.ndim == 1 else outputs
-        check_outputs(outputs, len(x), self.output, "the endpoint")
+        _check(outputs, len(x), self.output)
         return outputs
 
     def _connected(self) -> Connection:
         assert self.connection is not None  # noqa: S101  # within a call
         return self.connection
+
+
+def _check(outputs: Tensor, rows: int, kind: OutputKind | None) -> None:
+    """Raises ModelError unless these are outputs of so many rows."""
+    got = f"the endpoint returned {in_short(str(tuple(outputs.shape)), 60)}"
+    of_places = kind in (OutputKind.SEGMENTATION, OutputKind.DETECTION)
+    if outputs.ndim == 0 or len(outputs) != rows or not (of_places or outputs.ndim in (2, 4)[: 1 + (kind is None)]):
+        raise ModelError(
+            f"Expected outputs (B, K) for {rows} inputs, but {got}. It has to answer each row that it is sent by one "
+            "row of numbers; for (B, K, ...) say output='segmentation', for boxes (B, N, 4 + K) output='detection'."
+        )
+    if outputs.numel() == 0:
+        raise ModelError(f"Expected at least one output for each row, but {got}.")
+    check_outputs(outputs, rows, kind, "the endpoint")

@@ -18,6 +18,7 @@ from pellucid.errors import ArgumentError, FixedShape, ModelError
 from pellucid.modalities.image.preprocess import ImagePreprocess
 from pellucid.models.description import Description, read_description
 from pellucid.models.own_code import Predicts, built, functions_in
+from pellucid.models.told import in_short
 
 __all__ = ["DEFAULT", "load"]
 
@@ -61,6 +62,11 @@ def load(
         return _embedded(run)
     if text.lower().startswith(("http://", "https://")):
         return _from_endpoint(text, given, run)
+    if "://" in text:
+        raise ModelError(
+            f"{in_short(repr(text.partition('://')[0]), 60)} addresses are not known: only those of http:// and "
+            "https:// are asked. Give one of these, or download the file."
+        )
     where, _, function = text.rpartition(":")
     if where.endswith(".py") or (where and function.isidentifier()):
         return _from_function(where, function, given, run)
@@ -123,7 +129,7 @@ def _from_endpoint(url: str, given: Description, run: _Run) -> Model:
 
     model = HTTPModel(url, labels=given.labels, output=given.kind, select=given.select)
     _refuse_unused(model.name, run, layout=given.layout)
-    model.preprocess = given.preprocess(model.name)
+    model.preprocess = given.preprocess(model.name, beside=False)
     return model
 
 

@@ -21,6 +21,7 @@ from pellucid.core.packing import Packing
 from pellucid.core.random import Key
 from pellucid.errors import ArgumentError, ModelError
 from pellucid.models.onnx_screen import read_onnx
+from pellucid.models.told import listed, one_line
 
 __all__ = ["OnnxModel"]
 
@@ -166,13 +167,14 @@ class OnnxModel(Model):
     def _place_of(self, declared: Any) -> _Place:
         if declared.type not in _TYPES:
             raise ModelError(
-                f"{self.path}: expected inputs of {', '.join(_TYPES)}, but {declared.name!r} takes {declared.type}."
+                f"{self.path}: expected inputs of {', '.join(_TYPES)}, but {listed([declared.name])} takes "
+                f"{one_line(declared.type, 60)}."
             )
         shape = tuple(size if isinstance(size, int) else None for size in declared.shape)
         if not shape:
             raise ModelError(
-                f"{self.path}: expected inputs that declare their axes, rows first, but {declared.name!r} has none. "
-                "Export it with a shape, its batch free."
+                f"{self.path}: expected inputs that declare their axes, rows first, but {listed([declared.name])} has "
+                "none. Export it with a shape, its batch free."
             )
         last = _is_picture(shape) and (self.layout or self._layout(declared.name, shape)) == "nhwc"
         return _Place(declared.name, shape, _TYPES[declared.type], last)
@@ -182,9 +184,9 @@ class OnnxModel(Model):
         if first == last:
             declared = " x ".join("?" if size is None else str(size) for size in shape)
             raise ArgumentError(
-                f"{self.path}: its input {name!r} is {declared}, which does not show where the channels lie. Say it: "
-                'layout="nchw" (channels first, as torch exports) or layout="nhwc" (last, as TensorFlow), or [input] '
-                "layout in a model.toml beside the file."
+                f"{self.path}: its input {listed([name])} is {declared}, which does not show where the channels lie. "
+                'Say it: layout="nchw" (channels first, as torch exports) or layout="nhwc" (last, as TensorFlow), or '
+                "[input] layout in a model.toml beside the file."
             )
         return "nchw" if first else "nhwc"
 
@@ -197,10 +199,11 @@ class OnnxModel(Model):
             chosen = names[select]
         if chosen is None:
             got = "" if select is None else f" Got {select!r}."
-            raise ArgumentError(f"{self.path}: `select` is one of its outputs, {', '.join(map(repr, names))}.{got}")
+            raise ArgumentError(f"{self.path}: `select` is one of its outputs, {listed(names)}.{got}")
         if types[chosen] not in _TYPES:
             raise ModelError(
-                f"{self.path}: expected outputs that are a tensor of numbers, but {chosen!r} is {types[chosen]}. "
+                f"{self.path}: expected outputs that are a tensor of numbers, but {listed([chosen])} is "
+                f"{one_line(types[chosen], 60)}. "
                 "Select another, or export it so; for scikit-learn with zipmap=False."
             )
         return chosen
@@ -244,17 +247,16 @@ class OnnxModel(Model):
             got = (
                 "one tensor" if self.packing is None else f"{len(self.packing.names)}: {', '.join(self.packing.names)}"
             )
-            raise ArgumentError(
-                f"{self.name} takes {len(names)} inputs, a dict of {', '.join(map(repr, names))}, but got {got}."
-            )
+            raise ArgumentError(f"{self.name} takes {len(names)} inputs, a dict of {listed(names)}, but got {got}.")
         for place, part in zip(self._places, parts, strict=True):
             self._check(place, part)
         return parts
 
     def _check(self, place: _Place, part: Tensor) -> None:
         if part.is_floating_point() and not place.dtype.is_floating_point:
+            kind = str(place.dtype).removeprefix("torch.")
             raise ArgumentError(
-                f"{self.name}: its input {place.name!r} takes {str(place.dtype).removeprefix('torch.')}, which cannot "
+                f"{self.name}: its input {listed([place.name])} takes {kind}, which cannot "
                 "be explained. Among several inputs give it as whole numbers, and they are held; a file whose only "
                 "input is of bytes must be exported with a floating-point input."
             )
@@ -263,7 +265,7 @@ class OnnxModel(Model):
         if not fits or math.prod(got) == 0:
             sizes = ", ".join("free" if size is None else str(size) for size in wanted)
             raise ArgumentError(
-                f"{self.name}: expected rows of ({sizes}) for its input {place.name!r}"
+                f"{self.name}: expected rows of ({sizes}) for its input {listed([place.name])}"
                 f"{', channels first' if place.last else ''}, but got {got}."
             )
 
@@ -273,9 +275,9 @@ def _is_picture(shape: Sequence[Any]) -> bool:
 
 
 def _told(error: Exception) -> str:
-    """What onnxruntime says, without its codes and its own source files."""
+    """What onnxruntime says, in one line, without its codes and the names of its own source files."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
-    return re.sub(r"\s*/\S+\.(?:cc|h):\d+ .*?(?= Got|$)", "", text, flags=re.DOTALL).strip()[:500]
+    return one_line(re.sub(r"\S*[/\\]\S+\.(?:cc|cpp|h):\d+\s*", "", text), 500)
 
 
 def _runtime() -> Any:

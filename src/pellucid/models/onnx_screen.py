@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pellucid.errors import ModelError
+from pellucid.models.told import listed
 
 __all__ = ["OnnxFile", "read_onnx"]
 
@@ -19,6 +20,15 @@ MOST_BYTES = 4 * 2**30
 
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 """Whose operators onnxruntime brings itself; any other operator would be code of somebody's own."""
+
+MOST_PARTS = 2 * 10**6
+"""Of a file: nodes, attributes, tensors and so on. Networks of a billion weights have some hundred thousand."""
+
+_MOST_FIELDS = 2 * 10**7
+"""Of a file, also those that are skipped; each takes time."""
+
+_IN_MEMORY = "_ORT_MEM_ADDR_"
+"""Stands in the names by which onnxruntime means an address in this process's memory, and no file."""
 
 _Fields = Iterator[tuple[int, "memoryview | int"]]
 _LENGTHS = {1: 8, 5: 4}  # the bytes of fixed numbers, by wire type
@@ -59,7 +69,7 @@ def read_onnx(path: Path) -> OnnxFile:
     unknown = sorted({f"{domain}.{name}" for domain, name in operators - own if domain not in _DOMAINS})
     if unknown:
         raise ModelError(
-            f"{path}: expected operators that onnxruntime has, but it uses {', '.join(unknown[:5])}. Operators of "
+            f"{path}: expected operators that onnxruntime has, but it uses {listed(unknown, 5)}. Operators of "
             "one's own are code outside the file and are not loaded. Export it without them, or give a function that "
             "predicts with it: file.py:function."
         )
@@ -87,6 +97,12 @@ def _content(path: Path) -> bytes:
 
 def _beside(path: Path, location: str) -> Path:
     """The file of weights that is meant; in the file's own folder or below, also behind links."""
+    shown = listed([location])
+    if _IN_MEMORY in location:
+        raise ModelError(
+            f"{path}: its weights lie in {shown}, an address in memory and no file. Save it again with its weights "
+            "inside."
+        )
     folder = path.absolute().parent.resolve()
     try:
         file = (folder / location).resolve()
@@ -96,23 +112,30 @@ def _beside(path: Path, location: str) -> Path:
     if inside and there:
         return file
     what = "which is not there" if inside else "outside its folder, and such files are not opened"
-    raise ModelError(f"{path}: its weights lie in {location!r}, {what}. Save it again with its weights inside.")
+    raise ModelError(f"{path}: its weights lie in {shown}, {what}. Save it again with its weights inside.")
 
 
 def _searched(content: memoryview) -> tuple[set[tuple[str, str]], set[tuple[str, str]], set[str]]:
     """The operators (domain, name) that nodes name, those that the file defines by others, and its files of weights."""
     operators, own, external = set(), set(), set()
-    kinds = {number for number, _ in _fields(content)}
-    if not {1, 7} <= kinds:  # the version, and the graph
+    counted = _Counted()
+    seen: set[int] = set()
+    for number, _ in counted.fields(content):
+        if number == 7 and number in seen:
+            raise ValueError("more than one graph")  # which readers would make one of, each in its way
+        seen.add(number)
+    if not {1, 7} <= seen:  # the version, and the graph
         raise ValueError("no graph in it")
     waiting = [("model", content)]
     while waiting:  # no recursion: graphs in graphs may be as deep as a hostile file likes
         kind, message = waiting.pop()
         texts: dict[int, str] = {}
-        for number, value in _fields(message):
+        for number, value in counted.fields(message):
             part = _PARTS[kind].get(number) if kind in _PARTS else None
             if part is not None and isinstance(value, memoryview):
-                waiting.append((part, value))
+                counted.part()
+                if len(value):  # there is nothing in an empty one
+                    waiting.append((part, value))
             elif isinstance(value, memoryview) and number in _NAMED.get(kind, ()):
                 texts[number] = str(value, "utf-8")
         if kind == "node":
@@ -128,12 +151,35 @@ _NAMED = {"node": (4, 7), "function": (1, 10), "entry": (1, 2)}
 """The fields that hold names: of an operator and its domain, of a function, and key and value."""
 
 
+class _Counted:
+    """Counts what is read of a file, so that a small one cannot take long."""
+
+    def __init__(self) -> None:
+        self._parts = self._fields = 0
+
+    def part(self) -> None:
+        self._parts += 1
+        if self._parts > MOST_PARTS:
+            raise ValueError(f"over {MOST_PARTS} parts")
+
+    def fields(self, message: memoryview) -> _Fields:
+        for field in _fields(message):
+            self._fields += 1
+            if self._fields > _MOST_FIELDS:
+                raise ValueError(f"over {_MOST_FIELDS} fields")
+            yield field
+
+
 def _fields(message: memoryview) -> _Fields:
     """The fields of a message: its number, and a whole number or the bytes."""
     at = 0
     while at < len(message):
+        begun = at
         key, at = _varint(message, at)
         number, wire = key >> 3, key & 7
+        # protobuf reads 32 bits, or fails: what it makes of other forms must not be another field than here
+        if not number or key >= 2**32 or (at - begun > 1 and message[at - 1] == 0):
+            raise ValueError("a field of no valid number")
         if wire == 0:
             value, at = _varint(message, at)
             yield number, value
@@ -144,7 +190,7 @@ def _fields(message: memoryview) -> _Fields:
             length = _LENGTHS[wire]
         else:
             raise ValueError(f"wire type {wire}")
-        if number == 0 or length > len(message) - at:
+        if length > len(message) - at:
             raise ValueError("a field beyond the end")
         yield number, message[at : at + length]
         at += length

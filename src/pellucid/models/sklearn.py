@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -12,11 +13,14 @@ from torch import Tensor
 from pellucid.core.card import Cost, Needs
 from pellucid.core.model import UNKNOWN, Model
 from pellucid.errors import ArgumentError, MissingNeed, ModelError, UntrustedModel
+from pellucid.models.told import one_line
 
 __all__ = ["SklearnModel", "read_skops"]
 
 _INSTALL = "which is not installed. Install it: pip install"
 _LISTED = 10  # types in an error
+_MOST_SCHEMA = 32 * 2**20  # bytes of what a skops file says of itself, which is read as JSON, in twenty times as many
+_MOST_BYTES = 4 * 2**30  # of such a file, unpacked
 
 
 class SklearnModel(Model):
@@ -157,17 +161,44 @@ def read_skops(path: Path, *, trust: bool = False) -> Any:
         raise ModelError(f"{path}: a .skops file needs skops, {_INSTALL} 'pellucid[sklearn]'.") from error
     if not path.is_file():
         raise ModelError(f"{path}: there is no such file.")
+    _check_sizes(path)
     try:
         others = io.get_untrusted_types(file=path)
     except Exception as error:  # a damaged file fails anywhere
-        raise ModelError(f"{path}: no file of skops.io, or a damaged one. {type(error).__name__}: {error}") from error
+        raise ModelError(f"{path}: no file of skops.io, or a damaged one. {_told(error)}") from error
     if others and not trust:
-        more = f" and {len(others) - _LISTED} more" if len(others) > _LISTED else ""
         raise UntrustedModel(
-            f"{path}: holds types that can run code: {', '.join(others[:_LISTED])}{more}. If you know who made the "
+            f"{path}: holds types that can run code: {_in_short(others)}. If you know who made the "
             "file, trust=True (--trust-model) loads it anyhow."
         )
     try:
         return io.load(path, trusted=others)
     except Exception as error:  # another release of scikit-learn fails anywhere
-        raise ModelError(f"{path}: cannot be loaded here. {type(error).__name__}: {error}") from error
+        raise ModelError(f"{path}: cannot be loaded here. {_told(error)}") from error
+
+
+def _check_sizes(path: Path) -> None:
+    """Raises ModelError for a file that unpacks to more than can be wanted, by what it says of itself: Python reads no
+    more of a part than that.
+    """
+    try:
+        with ZipFile(path) as archive:
+            parts = archive.infolist()
+    except Exception as error:  # a damaged file fails anywhere
+        raise ModelError(f"{path}: no file of skops.io, or a damaged one. {_told(error)}") from error
+    schema = sum(part.file_size for part in parts if part.filename == "schema.json")
+    if schema > _MOST_SCHEMA or sum(part.file_size for part in parts) > _MOST_BYTES:
+        raise ModelError(
+            f"{path}: unpacks to over {_MOST_BYTES // 2**30} GiB, or its schema.json to over {_MOST_SCHEMA // 2**20} "
+            "MiB, which is too large to be loaded. Fit a smaller estimator, or give a function that predicts with it: "
+            "file.py:function."
+        )
+
+
+def _told(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}", 500)
+
+
+def _in_short(types: Sequence[str]) -> str:
+    more = f" and {len(types) - _LISTED} more" if len(types) > _LISTED else ""
+    return ", ".join(one_line(name, 100) for name in types[:_LISTED]) + more
