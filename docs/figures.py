@@ -8,6 +8,7 @@ import copy
 import csv
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from scipy.stats import bootstrap
 from skimage import data
+from tests import networks
 from tools.generate import filled
 
 import pellucid as pl
@@ -136,6 +138,23 @@ def relevance(model: pl.Model) -> None:
     saved(drawing, "relevance.png")
 
 
+BLACK_BOXES = (
+    pl.Occlusion(),
+    pl.KernelSHAP(estimator=pl.PairedGP(), budget=1024),
+    pl.KernelSHAP(estimator=pl.PairedGP(), budget=1024, segments=pl.Superpixels(count=50)),
+    pl.DebiasedRISE(estimator=pl.PairedGP(), budget=1024),
+    pl.LIME(budget=1024),
+    pl.StochasticGradient(segments=pl.Patches(7), budget=1024),
+    pl.SmallestChange(),
+)
+
+
+def black_boxes(model: pl.Model) -> None:
+    """The cat by methods that see scores only."""
+    x = model.read(data.chelsea())
+    saved(pl.gallery([explain(model, x) for explain in BLACK_BOXES]), "black_box.png")
+
+
 RANDOMISED = (pl.SimpleGradient(), pl.LRP.epsilon(0.25), pl.GuidedBackprop())
 BLOCKS = ("classifier", "head", "stages.6", "stages.4", "stages.2", "stem")
 
@@ -201,6 +220,52 @@ def residual_table(model: pl.Model) -> str:
             cells.append(f"{np.median(shares):.1%} ({max(shares):.0%})")
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return head + "\n".join(rows) + "\n"
+
+
+COMPOSITES = {
+    "`LRP()`": pl.LRP(),
+    "`.epsilon(0)`": pl.LRP.epsilon(0.0),
+    "`.epsilon_plus()`": pl.LRP.epsilon_plus(),
+    "`.epsilon_alpha2_beta1_flat()`": pl.LRP.epsilon_alpha2_beta1_flat(),
+    "`.epsilon_gamma_box()`": pl.LRP.epsilon_gamma_box(),
+    "`.attn_lrp()`": pl.LRP.attn_lrp(),
+}
+
+
+def leak_table(model: pl.Model, x: pl.Input, stage: Callable[[str], str], target: int | None = None) -> str:
+    """What each composite loses in each stage, in hundredths of the score, and what arrives at the input."""
+    columns = []
+    for explain in COMPOSITES.values():
+        leaks = explain.leaks(model, x, target)
+        lost: dict[str, float] = {}
+        for one in leaks:
+            lost[stage(one.module)] = lost.get(stage(one.module), 0.0) + one.arrived - one.handed_on
+        score = leaks[-1].arrived
+        columns.append({name: value / score for name, value in lost.items()})
+    rows = [f"| stage | {' | '.join(COMPOSITES)} |", f"|---|{'--:|' * len(COMPOSITES)}"]
+    for name in columns[0]:
+        if all(abs(column[name]) < 5e-4 for column in columns):  # nothing but zeros
+            continue
+        rows.append(f"| {name} | {' | '.join(f'{column[name]:.1%}' for column in columns)} |")
+    rows.append(f"| **input** | {' | '.join(f'**{1 - sum(column.values()):.1%}**' for column in columns)} |")
+    return "\n".join(rows) + "\n"
+
+
+def leak_tables(model: pl.Model) -> str:
+    """Of the cat, on EfficientNet-Lite0 and on SqueezeNet, whose weights `make test` fetches."""
+
+    def stage(module: str) -> str:
+        return ".".join(module.split(".")[: 2 if module.startswith("stages") else 1])
+
+    def fire(module: str) -> str:
+        first = module.split(".", maxsplit=1)[0]
+        return f"fire {first}" if "." in module else first
+
+    squeezenet = networks.squeezenet()
+    squeezenet.preprocess = pl.ImagePreprocess(size=227, mean=(104 / 255, 117 / 255, 123 / 255), std=1 / 255)
+    x = pl.Input(networks.as_squeezenet_takes(networks.photos(227)[:1]))
+    first = leak_table(model, model.read(data.chelsea()), stage)
+    return f"EfficientNet-Lite0:\n\n{first}\nSqueezeNet 1.1:\n\n{leak_table(squeezenet, x, fire)}"
 
 
 ENERGY_PHOTOS, LARGEST_BOX = 100, 0.5
@@ -294,7 +359,13 @@ def main() -> None:
     estimators(model)
     gallery(model)
     relevance(model)
+    black_boxes(model)
     randomised(model)
+    if missing := networks.without_sdist():
+        print(json.dumps({"left as it is": "relevance.md", "why": missing}))
+    else:
+        page = HERE / "relevance.md"
+        page.write_text(filled(page, "leaks", leak_tables(model)))
     if not SHARED.is_dir():
         print(
             json.dumps(

@@ -1,5 +1,7 @@
 """What a network executed is recorded, and the way back through it is autograd's where no rule says otherwise."""
 
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -763,3 +765,16 @@ def test_a_pass_by_rules_leaves_a_network_bit_by_bit_as_before():
         model.rule_pass(ROWS, classes(3), Book(kept=Keep(ALL, ALL, named=True)))
     assert same_state(state_of(net), before)
     assert settings() == flags
+
+
+def test_recording_does_not_load_torchs_compiler():
+    """A second of the first call, and 70 MB that no prediction of memory knows of."""
+    code = """
+import sys, torch
+from torch import nn
+import pellucid as pl
+a = pl.LRP()(pl.TorchModel(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))), torch.rand(1, 3), 0)
+print("torch._dynamo" in sys.modules)
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "False"

@@ -5,8 +5,12 @@ from torch import Tensor, nn
 
 import pellucid as pl
 from pellucid.core import footprint
-from pellucid.core.footprint import Footprint, LiveBytes, measured
+from pellucid.core.footprint import Footprint, LiveBytes, measured, measured_by_rules
 from pellucid.core.network import Network
+from pellucid.core.operation import Kind
+from pellucid.core.prediction import OutputKind
+from pellucid.core.rule import Keep, RuleBook
+from pellucid.core.target import ClassScore, Targets
 
 KIB = 1024
 
@@ -152,3 +156,66 @@ def test_compiled_networks_are_measured_as_they_are_written():
     count = len(ran)
     assert measured(network(compiled), uniform(1, 2 * KIB), gradients=True, two_fit=always).row > plain.row
     assert len(ran) <= count + 1, "the pass that is not measured at the most"
+
+
+class Keeping(RuleBook):
+    """Autograd's derivatives, with the outputs of some kinds kept."""
+
+    def __init__(self, *kinds: Kind) -> None:
+        self.kinds = frozenset(kinds)
+
+    @property
+    def keep(self) -> Keep:
+        return Keep(outputs=self.kinds)
+
+    def assign(self, operations, beside=()):
+        return {}
+
+
+def of_rows(rows: int) -> Targets:
+    return Targets((ClassScore(0),) * rows, OutputKind.LOGITS)
+
+
+class Squashed(nn.Module):
+    """Tanh saves what it gives, and what is added is saved by nobody."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(8):
+            x = torch.tanh(x) + 1
+        return x.sum(1, keepdim=True)
+
+
+def test_what_rules_keep_of_a_pass_is_measured():
+    """Eight sums of 4 KiB each, of which one or two would live anyway when the last is made."""
+    x = uniform(1, KIB)
+    plain, kept = (
+        measured_by_rules(network(Squashed()), x, of_rows(1), book, two_fit=always)
+        for book in (Keeping(), Keeping(Kind.SCALE))
+    )
+    assert 5 * 4 * KIB < kept.row - plain.row < 8 * 4 * KIB
+    assert kept.live(1, kept=False) == kept.live(1, kept=True)
+
+
+def test_rows_beside_are_measured_with_the_others():
+    x = uniform(1, KIB)
+    alone = measured_by_rules(network(Squashed()), x, of_rows(1), Keeping(), two_fit=always)
+    both = measured_by_rules(network(Squashed()), x, of_rows(1), Keeping(), x, two_fit=always)
+    assert both.row == pytest.approx(2 * alone.row, rel=0.2)
+    assert (alone.cost, both.cost) == (pl.Cost(3, 3), pl.Cost(6, 3))
+
+
+def test_the_line_predicts_passes_by_rules():
+    net, book = network(conv_net()), Keeping(*Kind)
+    found = measured_by_rules(net, uniform(1, 3, 32, 32), of_rows(1), book, two_fit=always)
+    with LiveBytes() as live:
+        net.rule_pass(uniform(5, 3, 32, 32), of_rows(5), book)
+    assert found.live(5, kept=False) == pytest.approx(live.peak, rel=0.1)
+    assert found.rows == 2
+
+
+def test_one_row_by_rules_is_all_that_is_run_where_two_may_not_fit():
+    sizes = []
+    net = Linear(uniform(2, 3))
+    net.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    found = measured_by_rules(network(net), uniform(1, 3), of_rows(1), Keeping(), two_fit=lambda alone: False)
+    assert (sizes, found.cost, found.rows) == ([1], pl.Cost(1, 1), 1)

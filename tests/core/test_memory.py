@@ -1,18 +1,22 @@
 import json
 import mmap
+import os
 import platform
 import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
+from tests.networks import without_timm
 from tests.oracles import Constant, conv_net, uniform
 from torch import nn
 
 import pellucid as pl
+from pellucid.core import memory
 from pellucid.core.memory import _SLACK, ResidentPeak, bytes_of, in_mib
 
 MIB = 2**20
@@ -245,6 +249,102 @@ def test_the_real_peak_of_a_process_stays_under_the_limit():
     rows = [each[3] for each in found]
     assert rows == sorted(rows)
     assert rows[0] < rows[-1]
+
+
+BY_RULES = """
+import sys
+import psutil, torch
+import pellucid as pl
+from tests import networks
+
+torch.set_num_threads(1)
+name, limit = sys.argv[1:]
+vit, squeezenet = "vit_tiny_patch16_224", networks.SqueezeNet
+net, x, explain = {
+    # All attentions of all inputs would be 70 MiB.
+    "attention": lambda: (networks.of_timm(vit, 224).net, networks.photos(224), pl.GradientXAttention()),
+    "vit": lambda: (networks.of_timm(vit, 224).net, networks.photos(224), pl.LRP.attn_lrp()),
+    "squeezenet": lambda: (networks.seeded(squeezenet), networks.photos(227), pl.LRP.epsilon_gamma_box(0.0, 1.0)),
+    "samples": lambda: (networks.seeded(squeezenet), networks.photos(227), pl.SmoothGrad(base=pl.LRP(), n_samples=8)),
+    "lrp": lambda: (networks.lite0().net, networks.as_lite0_takes(224), pl.LRP.epsilon_alpha2_beta1_flat()),
+    "guided": lambda: (networks.lite0().net, networks.as_lite0_takes(224), pl.GuidedBackprop()),
+    "deep-lift": lambda: (networks.lite0().net, networks.as_lite0_takes(224), pl.DeepLIFT()),
+}[name]()
+x = x.repeat(3, 1, 1, 1)
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+start = psutil.Process().memory_info().rss
+a = explain(pl.TorchModel(net, memory_limit=f"{limit}MiB"), x, 0)
+lines = open("/proc/self/status").read().splitlines()
+peak = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) - start
+print(peak, a.memory.measured, a.memory.predicted)
+"""
+"""Passes by rules of six inputs, under limits little above the least."""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads the peak of the process from /proc")
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("attention", 142), ("squeezenet", 180), ("lrp", 250), pytest.param("vit", 192, marks=pytest.mark.slow),
+     pytest.param("samples", 264, marks=pytest.mark.slow), pytest.param("guided", 212, marks=pytest.mark.slow),
+     pytest.param("deep-lift", 308, marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_the_real_peak_of_passes_by_rules_stays_under_the_limit(name, limit):
+    if name in ("attention", "vit") and (without := without_timm()):
+        pytest.skip(without)
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-W", "ignore", "-c", BY_RULES, name, str(limit)]
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, check=False)
+    assert run.returncode == 0, run.stderr
+    peak, seen, predicted = map(int, run.stdout.split())
+    assert 10 * MIB < peak <= predicted <= limit * MIB
+    assert seen <= limit * MIB
+
+
+def by_rules(explain: pl.Explainer, limit: int, count: int = 6) -> list[int]:
+    """How many rows each pass of a call had that was recorded, or not."""
+    net, sizes = conv_net(), []
+    net.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    explain(pl.TorchModel(net, memory_limit=f"{limit}MiB", micro_batch=count), uniform(count, 3, 112, 112), 0)
+    return sizes
+
+
+def test_passes_by_rules_have_fewer_rows_than_plain_ones_and_with_baselines_fewer_still():
+    """What they keep besides is measured, not guessed."""
+    last = [by_rules(explain, 102)[-1] for explain in (pl.SimpleGradient(), pl.LRP(), pl.DeepLIFT())]
+    assert last == sorted(last, reverse=True)
+    assert len(set(last)) == 3
+
+
+def test_rules_that_keep_more_are_measured_apart_and_each_once():
+    net, sizes = conv_net(), []
+    net.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    model, x = pl.TorchModel(net, memory_limit="1GiB"), uniform(1, 3, 32, 32)
+    taken = []
+    for explain in (pl.LRP(), pl.LRP(), pl.LRP.epsilon_gamma_box(0.0, 1.0), pl.GuidedBackprop(), pl.LRP()):
+        before = len(sizes)
+        explain(model, x, 0)
+        taken.append(len(sizes) - before)
+    again = taken[1]
+    assert taken[2:] == [again + 2, again + 2, again]
+    assert model.budget.footprints
+
+
+def test_samples_that_wait_are_predicted_beside_the_share_that_goes_through(monkeypatch):
+    """Six samples lie there, in six arrays of the engine and four of what comes back, while one row goes through."""
+    seen, predict = [], memory.predicted
+
+    def predicted(*args, **settings):
+        seen.append((args[2], settings["live"], settings.get("arrays", 0), predict(*args, **settings)))
+        return seen[-1][3]
+
+    monkeypatch.setattr(memory, "predicted", predicted)
+    x = uniform(1, 3, 112, 112)
+    pl.SmoothGrad(base=pl.LRP(), n_samples=6)(pl.TorchModel(conv_net(), memory_limit="116MiB", micro_batch=6), x, 0)
+    by_rules = [one for one in seen if one[2]]
+    assert len({live for _, live, *_ in by_rules}) > 1, "fewer and fewer rows were tried"
+    assert {(rows, arrays) for rows, _, arrays, _ in by_rules} == {(6, 4)}
+    assert all(peak > 80 * MIB + 1.35 * (live + 6 * 10 * x.nbytes) for _, live, _, peak in by_rules)
 
 
 MANY = """

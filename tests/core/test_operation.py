@@ -134,6 +134,14 @@ KINDS: dict[Kind, dict[str, Callable[[Tensor], Any]]] = {
         "hardtanh": lambda x: F.hardtanh(x, 0, 6),
         "threshold": lambda x: F.threshold(x, 0, 0),
         "clip": lambda x: torch.clip(x, 0.0),
+        "where": lambda x: torch.where(x > 0, x, 0),
+        "where not": lambda x: torch.where(x <= 0, x.new_zeros(1), x),
+        "x * (x > 0)": lambda x: x * (x > 0),
+        "(x >= 0.0) * x": lambda x: (x >= 0.0) * x,
+        "x * (x > 0).float()": lambda x: x * (x > 0).float(),
+        "of a zero": lambda x: torch.where(x.gt(torch.zeros(())), x, x.new_zeros(())),
+        "in place": lambda x: (y := x * 1).mul_(y > 0),
+        "masked_fill": lambda x: x.masked_fill(x < 0, 0),
     },
     Kind.ACTIVATION: {
         "gelu": F.gelu,
@@ -166,6 +174,7 @@ KINDS: dict[Kind, dict[str, Callable[[Tensor], Any]]] = {
     Kind.PRODUCT: {
         "x * x": lambda x: x * x,
         "gate": lambda x: x * x.sigmoid(),
+        "a product with a mask of it": lambda x: (x * (x > 0)) * x,
         "x / f(x)": lambda x: x / x.exp(),
         "c / x": lambda x: C / x,
         "addcmul": lambda x: torch.addcmul(x, C, C),
@@ -277,3 +286,28 @@ def test_operations_are_told_apart_by_identity():
     one, other = (Operation(Kind.ADD, "add", "", None, (), (), (2,), None) for _ in range(2))
     assert len({one: 1, other: 2}) == 2
     assert one != other
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: torch.where(x > 0, x, 1),
+        lambda x: torch.where(x > 1, x, 0),
+        lambda x: torch.where(x < 0, x, 0),
+        lambda x: torch.where(x <= 0, x, 0),
+        lambda x: torch.where(x > 0, 0, x),
+        lambda x: x * (x < 0),
+        lambda x: x * (x > 0.5),
+        lambda x: x * (x != 0),
+        lambda x: x * (x > 0).float().add(1),
+        lambda x: x.masked_fill(x > 0, 0),
+        lambda x: x.masked_fill(x < 0, 1),
+        lambda x: x * (x.exp() > 0),
+        lambda x: torch.where(x.flip(0) > 0, x, 0),
+        lambda x: (y := x * 2, mask := y > 0, y.add_(1), y * mask)[-1],
+        lambda x: torch.where(x > 0, x, torch.ones_like(x).clamp(max=1)),
+        lambda x: torch.where(C > 0, x, 0),
+    ],
+)
+def test_masks_of_something_else_make_no_rectifier(f):
+    assert last(f).kind is not Kind.RECTIFIER

@@ -41,6 +41,15 @@ def test_whole_numbers_are_held_and_not_explained():
     assert torch.equal(packing.mask(rows), torch.cat([torch.ones(60), torch.zeros(5), torch.ones(1)]))
 
 
+def test_whole_numbers_alone_are_all_held():
+    rows, packing = pack({"ids": PARTS["ids"]})
+    assert packing.held == (True,)
+    assert packing.explained(rows) == {}
+    assert not packing.mask(rows).any()
+    assert torch.equal(packing.given(rows)[0], PARTS["ids"])
+    assert packing.drawn == 0
+
+
 def test_what_was_moved_a_little_is_the_same_whole_number():
     rows, packing = pack(PARTS)
     for step in (0.4, -0.4):
@@ -95,7 +104,6 @@ def test_a_packing_survives_a_recipe():
         ((uniform(2, 3), torch.tensor(1.0)), r"tensors \(B, \.\.\.\)"),
         ((uniform(2, 3), uniform(3, 3)), r"as many rows, one or more, in each part, but got \[2, 3\]"),
         ((uniform(0, 3),), r"but got \[0\]"),
-        ({"ids": torch.ones(2, 3, dtype=torch.long)}, "at least one part of floating point"),
         ((uniform(1, 2), torch.tensor([[2**24 + 1]])), "Whole numbers among the inputs are 16777216 at most"),
         ((uniform(1, 2), torch.tensor([[-(2**24) - 1]])), "16777216 at most"),
     ],

@@ -79,6 +79,65 @@ class Encoder(nn.Module):
         return self.head(x[:, 0] if self.prefix.shape[1] else x.mean(1))
 
 
+class TextEncoder(nn.Module):
+    """Tokens (B, T) and where there are any (B, T), both whole numbers, as BERT takes them: embeddings and positions,
+    a norm, blocks, a pooler that reads the first token.
+    """
+
+    def __init__(self, way: str = "apart", biased: bool = True) -> None:
+        super().__init__()
+        self.embedding, self.position = nn.Embedding(20, WIDTH, padding_idx=0), nn.Embedding(8, WIDTH)
+        self.norm, self.blocks = nn.LayerNorm(WIDTH), nn.ModuleList(Block(way) for _ in range(2))
+        self.pooler, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_(std=0.3 * biased)
+            self.position.weight.mul_(biased)
+
+    def embedded(self, x: Tensor, there: Tensor | None = None) -> Tensor:
+        """The outputs for embeddings (B, T, WIDTH)."""
+        x = self.norm(x + self.position(torch.arange(x.shape[1])))
+        mask = None if there is None else -1e9 * (1 - there.to(x))[:, None, None]
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.head(torch.tanh(self.pooler(x[:, 0])))
+
+    def forward(self, tokens: Tensor, there: Tensor | None = None) -> Tensor:
+        return self.embedded(self.embedding(tokens), there)
+
+
+class FromEmbeddings(nn.Module):
+    """A network of tokens as one of their embeddings."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net.embedded(x)
+
+
+class TextLSTM(nn.Module):
+    """Tokens (B, T) through an LSTM of two layers, of which the head reads the last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.lstm = nn.Embedding(20, WIDTH), nn.LSTM(WIDTH, 5, 2, batch_first=True)
+        self.head = nn.Linear(5, 3)
+
+    def embedded(self, x: Tensor) -> Tensor:
+        """The outputs for embeddings (B, T, WIDTH)."""
+        return self.head(self.lstm(x)[0][:, -1])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.embedded(self.embedding(tokens))
+
+
+TEXTS = torch.tensor([[1, 5, 3, 9, 2], [4, 4, 7, 1, 8], [2, 6, 11, 0, 0]])
+THERE = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+
+
 def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     """A network of fixed random weights, in float64."""
     with torch.random.fork_rng([]):

@@ -197,3 +197,50 @@ def test_norms_fold_in_double_precision():
     expected = K * (1e-3 * V.float()).double().add(1e-12).rsqrt().view(3, 1, 1, 1)
     assert affine.weight.dtype == torch.float32
     assert float(((affine.weight.double() - expected) / expected).abs().max()) < 2 * torch.finfo(torch.float32).eps
+
+
+# What is known of signs without looking
+
+
+def plain(x: Tensor) -> Tensor:
+    return F.conv2d(x, K, B)
+
+
+@pytest.mark.parametrize(
+    ("before", "rising"),
+    [
+        (F.relu, True), (F.relu6, True), (lambda x: x.clamp(0, 3), True), (lambda x: x * (x > 0), True),
+        (lambda x: F.max_pool2d(F.relu(x), 2, 1), True), (lambda x: F.pad(F.relu(x), (1, 1)), True),
+        (lambda x: torch.cat([F.relu(x[:, :2]), F.relu6(x[:, 2:])], 1), True),
+        (lambda x: F.relu(x).view(2, 4, 4, 3), True), (lambda x: x, False), (lambda x: F.relu(x) * -1, False),
+        (lambda x: F.pad(F.relu(x), (1, 1), value=-1.0), False), (F.gelu, False), (lambda x: F.relu(x) - 1, False),
+        (lambda x: torch.cat([F.relu(x[:, :2]), x[:, 2:]], 1), False),
+        (lambda x: torch.cat([F.relu(x[:, :2]), -torch.ones(2, 2, 3, 4, dtype=torch.float64)], 1), False),
+        (lambda x: F.relu(x).add_(-1), False), (lambda x: x.clamp(-1, 1), False),
+    ],
+)  # fmt: skip
+def test_behind_a_rectifier_nothing_is_negative(before, rising):
+    [found] = sums_of(lambda x: plain(before(x)), PICTURES)
+    assert found.rising is rising
+    above, below = found.signs
+    assert bool((found.x < 0).any()) == (below is not None)
+    assert torch.equal(above, found.x.clamp(min=0))
+    assert below is None or torch.equal(below, found.x.clamp(max=0))
+
+
+@pytest.mark.parametrize(
+    ("after", "rectified"),
+    [
+        (F.relu, True), (lambda y: F.relu6(normed(y)), True), (lambda y: F.relu(y) + F.relu6(y), True),
+        (lambda y: y, False), (lambda y: F.relu(y) + y, False), (lambda y: F.relu(F.max_pool2d(y, 2)), False),
+        (F.gelu, False), (lambda y: F.relu(-y), False),
+    ],
+)  # fmt: skip
+def test_a_sum_is_rectified_where_nothing_but_rectifiers_takes_it(after, rectified):
+    [found] = sums_of(lambda x: after(plain(x)), PICTURES)
+    assert found.rectified is rectified
+
+
+def test_a_sum_that_is_turned_round_ends_before():
+    [found] = sums_of(lambda x: -plain(x), PICTURES)
+    assert found.after == ()

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from tests.explainers import encoders
+from tests.explainers.encoders import TEXTS, THERE, FromEmbeddings, TextEncoder, TextLSTM
 from tests.explainers.paths import Several, X, exactly, gradient, near, picture_net, seeded, several, tanh_net
 from tests.oracles import Linear, conv_net, uniform
 from torch import Tensor, nn
@@ -196,3 +198,61 @@ def test_a_background_is_of_the_layers_activations():
     a = pl.AtLayer(base=base, layer="1")(model, x, 1)
     expected = (torch.tanh(net[0](x)) - rows) * net[2].weight[1]  # linear from there on: exact with any samples
     assert torch.allclose(a.scores, expected.detach(), rtol=1e-10)
+
+
+# Tokens: whole numbers, which something embeds
+
+TEXT_NETS = {
+    **{way: lambda way=way: TextEncoder(way) for way in ("apart", "joined", "fused")},
+    "lstm": TextLSTM,
+}
+BASES = [pl.SimpleGradient(), pl.LRP(), pl.LRP.attn_lrp(), pl.LRP.epsilon(0.0), pl.DeepLIFT()]
+
+
+@pytest.mark.parametrize("build", TEXT_NETS.values(), ids=TEXT_NETS)
+@pytest.mark.parametrize("base", BASES, ids=repr)
+def test_tokens_are_explained_where_they_are_embedded_as_if_embeddings_were_given(base, build):
+    net = encoders.seeded(build)
+    a = pl.AtLayer(base=base, layer="embedding")(pl.TorchModel(net), {"tokens": TEXTS[:2]}, target=1)
+    expected = base(pl.TorchModel(FromEmbeddings(net)), net.embedding(TEXTS[:2]).detach(), target=1)
+    assert a.scores.shape == (2, 5, encoders.WIDTH)
+    assert near(a.scores, expected.scores, 1e-12)
+    assert not a.findings
+    assert float(a.decisions[0].score) == pytest.approx(net(TEXTS[:1])[0, 1].item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("build", TEXT_NETS.values(), ids=TEXT_NETS)
+def test_deep_lift_towards_embeddings_divides_all_that_they_change(build):
+    net = encoders.seeded(build)
+    a = pl.AtLayer(base=pl.DeepLIFT(), layer="embedding")(pl.TorchModel(net), (TEXTS,), target=2)
+    whole = net(TEXTS) - net.embedded(torch.zeros(3, 5, encoders.WIDTH, dtype=torch.float64))
+    torch.testing.assert_close(a.scores.flatten(1).sum(1), whole[:, 2].detach(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("base", [pl.LRP.attn_lrp(), pl.DeepLIFT(), pl.SimpleGradient()], ids=repr)
+@pytest.mark.parametrize("way", ["apart", "fused"])
+def test_tokens_that_a_mask_hides_get_nothing(base, way):
+    net = encoders.seeded(lambda: TextEncoder(way))
+    given = {"tokens": TEXTS, "there": THERE}
+    a = pl.AtLayer(base=base, layer="embedding")(pl.TorchModel(net), given, target=0)
+    assert not a.scores[2, 3:].any()
+    assert a.scores[:2].abs().amax(-1).min() > 0
+    short = pl.AtLayer(base=base, layer="embedding")(pl.TorchModel(net), {"tokens": TEXTS[2:, :3]}, target=0)
+    assert near(a.scores[2:, :3], short.scores, 1e-10)
+
+
+def test_samples_are_drawn_around_embeddings():
+    net = encoders.seeded(TextEncoder)
+    explain = pl.AtLayer(base=pl.SmoothGrad(base=pl.LRP.attn_lrp(), n_samples=4), layer="embedding")
+    a = explain(pl.TorchModel(net), (TEXTS,), target=0)
+    assert float(a.standard_error.max()) > 0
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize("explain", [pl.SimpleGradient(), pl.IntegratedGradients(), pl.LRP(), pl.DeepLIFT()], ids=repr)
+def test_tokens_themselves_are_refused_with_the_layer_that_embeds_them(explain):
+    model = pl.TorchModel(encoders.seeded(TextEncoder))
+    with pytest.raises(pl.ArgumentError, match=r"whole numbers.*AtLayer\(base=\.\.\., layer='embedding'\)"):
+        explain(model, {"tokens": TEXTS})
+    with pytest.raises(pl.ArgumentError, match=r"AtLayer\(base=\.\.\., layer=\.\.\.\)"):
+        explain(model, TEXTS)

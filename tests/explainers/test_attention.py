@@ -6,7 +6,21 @@ from typing import Any
 import pytest
 import torch
 from tests.core.networks import Calling, same_state, state_of
-from tests.explainers.encoders import TOKENS, WAYS, WIDTH, attentions, encoder, read, rolled, seeded, spoken_for
+from tests.explainers.encoders import (
+    TEXTS,
+    THERE,
+    TOKENS,
+    WAYS,
+    WIDTH,
+    FromEmbeddings,
+    TextEncoder,
+    attentions,
+    encoder,
+    read,
+    rolled,
+    seeded,
+    spoken_for,
+)  # fmt: skip
 from tests.explainers.paths import near
 from tests.oracles import Constant, Linear, uniform
 from torch import Tensor, nn
@@ -282,7 +296,7 @@ def test_attention_to_other_tokens_is_named_by_its_module(explain):
             return torch.softmax(self.queries @ self.k(x).mT, -1) @ x
 
     net = seeded(lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), Latent(), nn.Flatten(), nn.Linear(2 * WIDTH, 3)))
-    with pytest.raises(pl.RuleError, match=r"attend to each other, \(\.\.\., T, T\), but .* is \(3, 2, 5\)"):
+    with pytest.raises(pl.RuleError, match=r"attend to each other, \(\.\.\., T, T\), but .* is \(1, 2, 5\)"):
         map_of(explain, net)
     with pytest.raises(pl.RuleError, match=r"the attention of the module '1' is \(1, 2, 5\)"):
         explain.operations(pl.TorchModel(net), TOKENS, 0)
@@ -298,7 +312,7 @@ def test_attentions_among_other_numbers_of_tokens_are_told(explain):
         y = y[:, ::2]
         return net.head((y + weights(net, y) @ net.v(y)).mean(1))
 
-    with pytest.raises(pl.RuleError, match=r"\(3, 3, 3\) and \(3, 5, 5\).*SimpleGradient\(\)"):
+    with pytest.raises(pl.RuleError, match=r"\(1, 3, 3\) and \(1, 5, 5\).*SimpleGradient\(\)"):
         map_of(explain, looking(pyramid))
 
     def windows(net: Any, x: Tensor) -> Tensor:
@@ -307,7 +321,7 @@ def test_attentions_among_other_numbers_of_tokens_are_told(explain):
         y = y.reshape(-1, 2, WIDTH)
         return net.head((y + weights(net, y) @ net.v(y)).reshape(-1, 4, WIDTH).mean(1))
 
-    with pytest.raises(pl.RuleError, match=r"\(3, 4, 4\) and \(6, 2, 2\)"):
+    with pytest.raises(pl.RuleError, match=r"\(1, 4, 4\) and \(2, 2, 2\)"):
         map_of(explain, looking(windows))
 
     def as_many_tokens(net: Any, x: Tensor) -> Tensor:
@@ -315,7 +329,7 @@ def test_attentions_among_other_numbers_of_tokens_are_told(explain):
         y = torch.cat([y, y])
         return net.head((y + weights(net, y) @ net.v(y)).reshape(2, -1, 5, WIDTH).mean((0, 2)))
 
-    with pytest.raises(pl.RuleError, match=r"\(3, 5, 5\) and \(6, 5, 5\)"):
+    with pytest.raises(pl.RuleError, match=r"\(1, 5, 5\) and \(2, 5, 5\)"):
         map_of(explain, looking(as_many_tokens))
 
 
@@ -337,6 +351,38 @@ def test_tokens_that_are_no_places_are_told(explain):
 
     with pytest.raises(pl.LayerError, match=r"Expected the 3 tokens to be places of inputs \(3, 4, 40\)"):
         map_of(explain, looking(rows), uniform(2, 3, 4, 40, dtype=torch.float64))
+
+
+@both
+@pytest.mark.parametrize("way", ["apart", "fused"])
+def test_whole_numbers_have_the_map_of_their_embeddings(explain, way):
+    net = seeded(lambda: TextEncoder(way))
+    given = explain(pl.TorchModel(net), {"tokens": TEXTS}, target=1)
+    expected = explain(pl.TorchModel(FromEmbeddings(net)), net.embedding(TEXTS).detach(), target=1)
+    assert given.scores.shape == (3, 1, 5)
+    torch.testing.assert_close(given.scores, expected.scores, rtol=1e-10, atol=1e-12)
+    hidden = explain(pl.TorchModel(net), {"tokens": TEXTS, "there": THERE}, target=1)
+    short = explain(pl.TorchModel(net), {"tokens": TEXTS[2:, :3]}, target=1)
+    assert not hidden.scores[2, 0, 3:].any()
+    torch.testing.assert_close(hidden.scores[2:, :, :3], short.scores, rtol=1e-10, atol=1e-12)
+
+
+@both
+def test_where_the_head_reads_the_first_of_a_text_its_row_counts(explain):
+    """It reads no other, so that what the others have of each token says nothing of the decision."""
+    net = seeded(TextEncoder)
+    x = net.embedding(TEXTS).detach()
+    whole = FromEmbeddings(net)
+    kept: list[Tensor] = []
+    for block in net.blocks:
+        block.kept = kept
+    gradients = torch.autograd.grad(whole(x.requires_grad_())[:, 1].sum(), kept)
+    for block in net.blocks:
+        block.kept = None
+    layers, by = ([t.detach().numpy() for t in each] for each in (kept, gradients))
+    flow = rolled(layers) if explain == ROLLOUT else spoken_for(layers, by)
+    found = map_of(explain, whole, x.detach(), target=1)
+    torch.testing.assert_close(found[:, 0], torch.from_numpy(flow[:, 0]), rtol=1e-9, atol=1e-12)
 
 
 # What is no grid of rows and heads

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.core.networks import Calling
 from tests.explainers.paths import Several, near, picture_net, seeded, several, tanh_net
 from tests.explainers.paths import X as PICTURES
 from tests.oracles import Linear, conv_net, uniform
@@ -394,3 +395,17 @@ def test_a_memory_limit_divides_the_rows_and_changes_no_map():
     assert limited.recipe.run["micro_batch"] < 12
     assert near(limited.scores, whole.scores, 1e-11)
     assert float((limited.residual / torch.tensor(limited.recipe.notes["change"])).abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize(
+    "f", [lambda x: torch.where(x > 0, x, 0), lambda x: x * (x > 0), lambda x: x.masked_fill(x <= 0, 0)]
+)
+def test_rectifiers_that_are_written_with_masks_are_rescaled_too(f):
+    """The gradient of a mask is nothing, so that a product with it would leave a residual."""
+    nets = {}
+    for name, act in (("relu", torch.relu), ("mask", f)):
+        nets[name] = seeded(lambda act=act: Calling(lambda net, x: net.two(act(net.one(x))), one=nn.Linear(9, 6),
+                                                     two=nn.Linear(6, 2)))  # fmt: skip
+    maps = {name: pl.DeepLIFT(baseline=START)(pl.TorchModel(net), X, target=1) for name, net in nets.items()}
+    assert near(maps["mask"].scores, maps["relu"].scores, 1e-12)
+    assert float(maps["mask"].residual.abs()) < 1e-12

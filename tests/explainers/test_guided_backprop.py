@@ -173,7 +173,9 @@ RECTIFIERS: dict[str, Callable[[Tensor], Tensor]] = {
     lambda x: x.clamp_min(0), "clamp_min_": lambda x: x.clamp_min_(0), "clip": lambda x: x.clip(0), "F.threshold":
     lambda x: F.threshold(x, 0, 0), "nn.Threshold": nn.Threshold(0, 0), "F.threshold_": lambda x:
     F.threshold_(x, 0, 0), "rrelu": lambda x: F.relu(input=x), "hardtanh": lambda x: F.hardtanh(x, 0, 1e9),
-    "clamp to": lambda x: x.clamp(0, 1e9), "on a view": lambda x: x.view_as(x).relu(),
+    "clamp to": lambda x: x.clamp(0, 1e9), "on a view": lambda x: x.view_as(x).relu(), "where": lambda x:
+    torch.where(x > 0, x, 0), "where not": lambda x: torch.where(x <= 0, 0, x), "x * (x > 0)": lambda x: x * (x > 0),
+    "times a mask": lambda x: (x > 0).to(x) * x,
 }  # fmt: skip
 SIX: dict[str, Callable[[Tensor], Tensor]] = {
     "F.relu6": F.relu6, "nn.ReLU6": nn.ReLU6(), "nn.ReLU6 in place": nn.ReLU6(inplace=True), "clamp":

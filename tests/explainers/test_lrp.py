@@ -4,6 +4,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from tests.core.networks import Calling, residual, tokens
+from tests.explainers import encoders
 from tests.explainers.paths import near
 from tests.oracles import conv_net, uniform
 from torch import Tensor, nn
@@ -219,6 +220,14 @@ def written() -> dict[str, nn.Module]:
         y = F.conv2d(x, net.conv.weight, padding=1) + net.conv.bias.view(1, -1, 1, 1)
         return net.head(net.norm(y).clamp(min=0).mean((-1, -2)))
 
+    def masked(net, x):
+        y = net.norm(net.conv(x))
+        return net.head((y * (y > 0)).mean((2, 3)))
+
+    def chosen(net, x):
+        y = net.norm(net.conv(x))
+        return net.head(torch.where(y > 0, y, 0).mean((2, 3)))
+
     modules = nn.Sequential(conv, norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
     of_parts(lambda net, x: x, **parts)  # statistics, in float64
     folded = nn.Conv2d(3, 5, 3, padding=1).double()
@@ -226,7 +235,9 @@ def written() -> dict[str, nn.Module]:
         gain = norm.weight / (norm.running_var + norm.eps).sqrt()
         folded.weight.copy_(conv.weight * gain.view(-1, 1, 1, 1))
         folded.bias.copy_(norm.bias + gain * (conv.bias - norm.running_mean))
-    calling = {f.__name__: Calling(f, **copy.deepcopy(parts)).eval() for f in (functions, in_place, apart)}
+    calling = {
+        f.__name__: Calling(f, **copy.deepcopy(parts)).eval() for f in (functions, in_place, apart, masked, chosen)
+    }
     by_hand = nn.Sequential(folded, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
     return {"modules": modules.double().eval(), "folded": by_hand.double(), **calling}
 
@@ -780,6 +791,56 @@ def test_without_biases_every_operation_hands_on_what_it_gets():
     model, x = pl.TorchModel(leaking(bias=False)), uniform(1, 3, 9, 9, seed=3, dtype=torch.float64)
     for one in pl.LRP.epsilon(0.0).leaks(model, x, target=1):
         assert one.handed_on == pytest.approx(one.arrived, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("way", ["apart", "fused", "module"])
+def test_in_an_encoder_without_biases_softmax_alone_does_not_hand_on_what_it_gets(way):
+    """Its derivative is that of no linear function; halves of products, norms and activations keep all."""
+    net = encoders.seeded(lambda: encoders.TextEncoder(way, biased=False))
+    x = net.embedding(encoders.TEXTS[:1]).detach()
+    model = pl.TorchModel(encoders.FromEmbeddings(net))
+    leaks = pl.LRP.epsilon(0.0).leaks(model, x, target=1)
+    size = abs(net(encoders.TEXTS[:1])[0, 1].item())
+    lost = {one.what for one in leaks if abs(one.arrived - one.handed_on) > 1e-9 * size}
+    assert lost in ({"_softmax"}, {"_safe_softmax"})
+    missing = sum(one.arrived - one.handed_on for one in leaks)
+    residual = float(pl.LRP.epsilon(0.0)(model, x, target=1).residual)
+    assert missing == pytest.approx(-residual, rel=1e-6)
+
+
+def test_a_sum_as_small_as_the_stabiliser_is_not_divided_by_zero():
+    """-1e-6 in the share of positive sums, where it has no part, and its own share in that of negative ones."""
+    net = nn.Sequential(nn.Linear(1, 1, bias=False)).double()
+    with torch.no_grad():
+        net[0].weight.fill_(-1e-6)
+    x = torch.ones(1, 1, dtype=torch.float64)
+    found = map_of(net, x, pl.LRP(dense=pl.Gamma(0.25), first=None), 0)
+    torch.testing.assert_close(found, torch.tensor([[-1e-6 * 1.25 / 2.25]], dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+class Outspoken(nn.Module):
+    """Returns a convolution's means, and has a layer behind them that one may ask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last, self.act = nn.Conv2d(3, 5, 3), nn.Linear(5, 5), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.last(self.conv(x).relu().mean((2, 3)))
+        self.act(y)
+        return y
+
+
+@pytest.mark.parametrize("explain", [pl.LRP(dense=pl.Gamma(0.25), first=None), pl.LRP.epsilon(0.0)], ids=repr)
+def test_targets_of_a_sum_and_of_the_rectifier_behind_it_do_not_disturb_each_other(explain):
+    net = Outspoken().double().eval()
+    targets = [pl.ClassScore(1), pl.Neuron("act", (2,))]
+    with torch.no_grad():
+        net.last.bias.copy_(torch.tensor([0.0, -3.0, 3.0, 0.0, 0.0]))
+    assert net(PICTURES)[0, 1].item() < -1
+    found = explain(pl.TorchModel(net), PICTURES[:2], target=targets)
+    for i, target in enumerate(targets):
+        assert near(found.scores[i : i + 1], map_of(net, PICTURES[i : i + 1], explain, target), 1e-10)
 
 
 def test_titles_tell_composites_apart():

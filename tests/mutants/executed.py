@@ -4,6 +4,8 @@ from tests.mutants.mutant import Mutant
 
 EXECUTED = "tests/core/test_executed.py"
 OPERATION = "tests/core/test_operation.py"
+MEMORY = "tests/core/test_memory.py"
+FOOTPRINT = "tests/core/test_footprint.py"
 RULE = "tests/core/test_rule.py"
 GUIDED = "tests/explainers/test_guided_backprop.py"
 
@@ -175,8 +177,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "a book is asked for dead branches too",
         "core/executed.py",
-        "zip(executed.operations, others, strict=True) if one.node in reached]",
-        "zip(executed.operations, others, strict=True)]",
+        "        if one.node in reached\n",
+        "",
         (EXECUTED, GUIDED),
     ),
     Mutant(
@@ -322,5 +324,106 @@ MUTANTS: list[Mutant] = [
         "not math.isfinite(value) or value < least",
         "not math.isfinite(value) or value <= least",
         (RULE,),
+    ),
+    # masks that make rectifiers
+    Mutant(
+        "masks of any tensor",
+        "core/executed.py",
+        "mask.above is passes and mask.of == _edge(x)",
+        "mask.above is passes",
+        (OPERATION,),
+    ),
+    Mutant(
+        "masks of what is below let it pass",
+        "core/executed.py",
+        "mask.above is passes and mask.of == _edge(x)",
+        "mask.of == _edge(x)",
+        (OPERATION,),
+    ),
+    Mutant(
+        "masks from any bound",
+        "core/executed.py",
+        "not schema.is_mutable and _is_zero(given[1]):",
+        "not schema.is_mutable:",
+        (OPERATION,),
+    ),
+    Mutant(
+        "masks that became numbers are forgotten",
+        "core/executed.py",
+        "self._masks[id(out)] = self._masks[id(given[0])]._replace(tensor=out)",
+        "pass",
+        (OPERATION,),
+    ),
+    Mutant(
+        "anything may stand where x is not above zero",
+        "core/executed.py",
+        "[(given[1], given[0], True)] * _is_zero(given[2])",
+        "[(given[1], given[0], True)]",
+        (OPERATION,),
+    ),
+    Mutant(
+        "no operation is what the target takes",
+        "core/executed.py",
+        "replace(one, ends=True) if one.node in inside else one",
+        "one",
+        ("tests/explainers/test_lrp.py",),
+    ),
+    # memory of passes by rules
+    Mutant(
+        "passes by rules take what plain ones do",
+        "core/model.py",
+        "rows = self._rows_by_rules(x, targets, book, beside)",
+        "rows = self.rows(x)",
+        (MEMORY,),
+    ),
+    Mutant(
+        "all rules take the same",
+        "explainers/lrp.py",
+        "return type(self), self.convolution, self.dense, type(self.first), self.named",
+        "return type(self)",
+        (MEMORY,),
+    ),
+    Mutant(
+        "rows beside take nothing",
+        "core/footprint.py",
+        "one = _peak_by_rules(network, row, target, book, other)",
+        "one = _peak_by_rules(network, row, target, book, None)",
+        (FOOTPRINT,),
+    ),
+    Mutant(
+        "two rows by rules are measured whatever they take",
+        "core/footprint.py",
+        "    alone = Footprint(0, one, 0, one, rows=1, cost=cost)\n    if not two_fit(alone):",
+        "    alone = Footprint(0, one, 0, one, rows=1, cost=cost)\n    if False:",
+        (FOOTPRINT,),
+    ),
+    Mutant(
+        "samples that wait take nothing",
+        "core/memory.py",
+        "max(rows, shared)",
+        "rows",
+        (MEMORY,),
+    ),
+    # whole numbers
+    Mutant(
+        "whole numbers are differentiated by",
+        "core/network.py",
+        "if whole and not (ask.record and ask.record.embedded):",
+        "if False:",
+        ("tests/explainers/test_at_layer.py",),
+    ),
+    Mutant(
+        "attention of whole numbers begins nowhere",
+        "core/network.py",
+        "for module in self.net.modules() if whole else ():",
+        "for module in ():",
+        ("tests/explainers/test_attention.py",),
+    ),
+    Mutant(
+        "a gradient by whole numbers is missed",
+        "core/model.py",
+        "if self.packing is not None and all(self.packing.held):",
+        "if False:",
+        ("tests/explainers/test_at_layer.py",),
     ),
 ]

@@ -12,8 +12,8 @@ operands of a sum nor what goes into an activation. Recording costs about 15 mic
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,12 @@ class _Recorder(TorchDispatchMode):
         self.executed = Executed()
         self._waiting: tuple[Any, ...] | None = None  # an operation that autograd has not made a node for yet
         self._cells: dict[int, list[Cell]] = {}  # by the memory that they show
+        self._masks: dict[int, _Mask] = {}  # by the number of their tensor
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Otherwise torch imports its compiler, to keep it out of here: a second, and 70 MB. `as_written` does so too.
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -95,10 +101,13 @@ class _Recorder(TorchDispatchMode):
                 if argument.alias_info is not None and argument.alias_info.is_write:
                     for tensor in _tensors(one):
                         self._save(tensor)
-        if True not in dependent or not torch.is_grad_enabled():
-            return func(*args, **kwargs)
         name = schema.name.partition("::")[2].rstrip("_")  # `relu` of aten::relu_, `_softmax` of aten::_softmax
-        kind = kind_of(name, dependent, given)
+        if True not in dependent or not torch.is_grad_enabled():
+            out = func(*args, **kwargs)
+            if name == "_to_copy" and id(given[0]) in self._masks:  # (x > 0).float()
+                self._masks[id(out)] = self._masks[id(given[0])]._replace(tensor=out)
+            return out
+        kind = Kind.RECTIFIER if self._rectifies(name, given) else kind_of(name, dependent, given)
         keeps = kind in self.keep.operands
         operands = []
         rest = given.copy()
@@ -109,9 +118,26 @@ class _Recorder(TorchDispatchMode):
                 cell = self._cell(t, written=schema.is_mutable) if keeps else None
                 operands.append(Operand(at, (t.grad_fn, t.output_nr), tuple(t.shape), cell))
         out = func(*args, **kwargs)
+        if name in _ABOVE | _BELOW and not schema.is_mutable and _is_zero(given[1]):
+            self._masks[id(out)] = _Mask(out, name in _ABOVE, _edge(given[0]))
         given = [_whole(t) for t in _tensors(out)] if schema.is_mutable else out
         self._waiting = (kind, name, self.running[-1], tuple(operands), tuple(rest), given)
         return out
+
+    def _rectifies(self, name: str, given: Sequence[Any]) -> bool:
+        """Whether it lets x pass where x is above zero, and gives zero elsewhere."""
+        if name == "mul":
+            pairs = [(given[0], given[1], True), (given[1], given[0], True)]
+        elif name == "where":
+            pairs = [(given[1], given[0], True)] * _is_zero(given[2]) + [(given[2], given[0], False)] * _is_zero(
+                given[1]
+            )
+        elif name == "masked_fill":
+            pairs = [(given[0], given[1], False)] * _is_zero(given[2])
+        else:
+            return False
+        masks = [(x, self._masks.get(id(mask)), passes) for x, mask, passes in pairs]
+        return any(mask and mask.above is passes and mask.of == _edge(x) for x, mask, passes in masks)
 
     def link(self) -> None:
         """Note the node that autograd has made for the last operation."""
@@ -148,6 +174,25 @@ def _tensors(one: Any) -> list[Tensor]:
     if isinstance(one, Tensor):
         return [one]
     return [t for t in one if isinstance(t, Tensor)] if isinstance(one, list | tuple) else []
+
+
+class _Mask(NamedTuple):
+    """Where what an edge gave is above zero, or where it is not. It keeps its tensor, whose number no other gets."""
+
+    tensor: Tensor
+    above: bool
+    of: Edge | None
+
+
+_ABOVE, _BELOW = frozenset({"gt", "ge"}), frozenset({"lt", "le"})
+
+
+def _is_zero(one: Any) -> bool:
+    return one.numel() == 1 and not one.any() if isinstance(one, Tensor) else isinstance(one, int | float) and one == 0
+
+
+def _edge(one: Any) -> Edge | None:
+    return (one.grad_fn, one.output_nr) if isinstance(one, Tensor) and one.grad_fn is not None else None
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -219,8 +264,12 @@ def assign(
             "compared one by one. Take IntegratedGradients(), which compares inputs and outputs alone."
         )
     reached = set(order)
-    pairs = [(one, other) for one, other in zip(executed.operations, others, strict=True) if one.node in reached]
     inside = set(ends)  # of the network, and no part of the target
+    pairs = [
+        (replace(one, ends=True) if one.node in inside else one, other)
+        for one, other in zip(executed.operations, others, strict=True)
+        if one.node in reached
+    ]
     unseen = []
     for node in reversed(order):
         if node in inside:

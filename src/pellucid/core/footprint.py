@@ -19,9 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pellucid.core.card import Cost
 from pellucid.core.network import Network
 from pellucid.core.prediction import OutputKind
+from pellucid.core.rule import RuleBook
 from pellucid.core.target import ClassScore, Targets
 
-__all__ = ["Footprint", "LiveBytes", "measured"]
+__all__ = ["Footprint", "LiveBytes", "measured", "measured_by_rules"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,35 @@ def measured(network: Network, x: Tensor, *, gradients: bool, two_fit: Callable[
     if not two_fit(alone):
         return alone
     both = _peaks(network, torch.cat([row, row]), gradients=gradients)
-    (fixed, each), (kept_fixed, kept_each) = (_line(*peaks) for peaks in zip(one, both, strict=True))
-    return Footprint(fixed, each, kept_fixed, kept_each, rows=2, cost=Cost(forward=4, backward=6 * gradients))
+    return _through(one, both, Cost(forward=4, backward=6 * gradients))
+
+
+def measured_by_rules(
+    network: Network,
+    x: Tensor,
+    target: Targets,
+    book: RuleBook,
+    beside: Tensor | None = None,
+    *,
+    two_fit: Callable[[Footprint], bool],
+) -> Footprint:
+    """The same of passes by rules, which keep what autograd does not; one of the rows `beside` goes with each."""
+    row, other = x[:1], None if beside is None else beside[:1]
+    cost = Cost(forward=1 + (other is not None), backward=1)
+    one = _peak_by_rules(network, row, target, book, other)
+    alone = Footprint(0, one, 0, one, rows=1, cost=cost)
+    if not two_fit(alone):
+        return alone
+    twice = Targets(target.each * 2, target.kind)
+    others = None if other is None else torch.cat([other, other])
+    both = _peak_by_rules(network, torch.cat([row, row]), twice, book, others)
+    return _through((one, one), (both, both), cost + cost + cost)
+
+
+def _through(one: tuple[int, int], two: tuple[int, int], cost: Cost) -> Footprint:
+    """The lines through the peaks of one row and of two."""
+    (fixed, each), (kept_fixed, kept_each) = (_line(*peaks) for peaks in zip(one, two, strict=True))
+    return Footprint(fixed, each, kept_fixed, kept_each, rows=2, cost=cost)
 
 
 def _line(one: int, two: int) -> tuple[int, int]:
@@ -79,6 +107,12 @@ def _peaks(network: Network, x: Tensor, *, gradients: bool) -> tuple[int, int]:
         network.backward(leaf, score)
         once = live.peak - first.untyped_storage().nbytes()
         return max(forward, once), max(forward, kept, live.peak)
+
+
+def _peak_by_rules(network: Network, x: Tensor, targets: Targets, book: RuleBook, beside: Tensor | None) -> int:
+    with _uncompiled(), LiveBytes() as live:
+        network.rule_pass(x, targets, book, beside)
+    return int(live.peak)
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

@@ -69,7 +69,9 @@ class Input:
         if not self.tensor.is_floating_point():
             raise ArgumentError(
                 f"An input is a floating-point tensor. Got {self.tensor.dtype}. Convert it the way the model was "
-                "trained (for bytes of a picture: model.read(picture))."
+                "trained (for bytes of a picture: model.read(picture)). Tokens have no gradient: give them by name, "
+                "{'tokens': x}, or by place, (x,), and explain the layer that embeds them: "
+                "AtLayer(base=..., layer=...)."
             )
         count = len(self.tensor)
         if not self.sources:

@@ -7,7 +7,8 @@ Predicted is the growth of a call's memory above its start, in bytes:
 `live` are the tensors of a pass (footprint.py), `kept` is what sampling holds of every input, `engine` what it holds of
 every row besides the network, `finishing` what a map needs at its end. `slack` is for what cannot be counted:
 workspaces of operations, and gaps in the heap. Measured on CPUs for six networks, 1 to 128 rows, one and two threads,
-plain and bfloat16, the real peak was 0.4 to 0.95 of it. For GPUs the numbers are the same, and were not measured.
+plain and bfloat16, the real peak was 0.4 to 0.95 of it; of passes by rules, which footprint.py runs as such, 0.4 to 0.8
+of it (EfficientNet-Lite0, SqueezeNet, ResNets, a ViT). For GPUs the numbers are the same, and were not measured.
 """
 
 import re
@@ -50,6 +51,9 @@ _ENGINE = 6
 
 _FACTORED = 4
 """More of them, with plain maps beside factored ones."""
+
+_ARRIVED = 4
+"""Arrays like the rows of a pass by rules: messages and relevance that landed, of its shares and joined."""
 
 _EVERY = 0.002  # seconds between two looks at the resident memory
 
@@ -173,16 +177,27 @@ def available(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def predicted(x: Tensor, inputs: int, rows: int, *, live: int, maps: int, factored: bool, weights: int) -> int:
+def predicted(
+    x: Tensor,
+    inputs: int,
+    rows: int,
+    *,
+    live: int,
+    maps: int,
+    factored: bool,
+    weights: int,
+    arrays: int = 0,
+) -> int:
     """The growth of memory by a call that explains so many inputs like those of x, of each of which `maps` are sampled.
 
-    `live` are the bytes of the networks' passes, `weights` those that the call keeps of its own.
+    `live` are the bytes of the networks' passes, `weights` those that the call keeps of its own, `arrays` how many like
+    the rows the method holds besides.
     """
     elements, size = x[0].numel(), x.element_size()
     waiting = inputs + min(inputs, max(rows // 8, 1)) if maps else 0  # results, and moments on their way there
     digit = max(size, 4)  # maps are in float32 at the least
     held = weights + elements * (inputs * (size + _RESULT * digit) + waiting * maps * (_DIGITS + _SUMS * digit))
-    arrays = (_ENGINE + _FACTORED * factored) if maps else 0
+    arrays += (_ENGINE + _FACTORED * factored) if maps else 0
     engine = rows * elements * (digit * arrays + 2 * size)
     return int(_BASE + held + max(_SLACK * (live + engine), _FINISHING * maps * elements))
 
@@ -227,19 +242,26 @@ class Budget:
         weights: int,
         kind: Any,
         measure: Callable[[Callable[[Footprint], bool]], Footprint],
+        shared: int = 0,
+        beside: bool = False,
     ) -> Callable[[int], int]:
         """The predicted peak of any number of rows like those of x, `together` of which cannot be parted.
 
         `measure` gives the footprint of such rows, which is kept as that of this `kind`; `weights` are bytes that the
-        call holds besides.
+        call holds besides. Passes by rules go through in shares of rows that lie there together, `shared`; rows
+        `beside` go with them.
         """
+        arrays = _ARRIVED + beside if shared else 0
         inputs = self.inputs or len(x)
         sharing = max(Counter(devices).values())  # networks in one memory
 
         def peak(rows: int, footprint: Footprint) -> int:
             share = divided(max(rows, together), len(devices), together)[0].stop
             live = sharing * footprint.live(share, kept=together > 1)
-            return predicted(x, inputs, rows, live=live, maps=maps, factored=together > 1, weights=weights)
+            return predicted(
+                x, inputs, max(rows, shared), live=live, maps=maps, factored=together > 1, weights=weights,
+                arrays=arrays,
+            )  # fmt: skip
 
         def trial(rows: int, footprint: Footprint) -> int:
             live = footprint.live(rows, kept=True)

@@ -25,7 +25,7 @@ from pellucid.core.checks import check_choice, check_count
 from pellucid.core.depthwise import strides_in_single
 from pellucid.core.fingerprint import hash_of, marks
 from pellucid.core.folding import Folded, find_pairs, folded, is_plain, together
-from pellucid.core.footprint import Footprint, measured
+from pellucid.core.footprint import Footprint, measured, measured_by_rules
 from pellucid.core.guard import one_call_at_a_time, same_network, same_random_state, seed_all
 from pellucid.core.heap import kept_heap
 from pellucid.core.input import Preprocess
@@ -48,9 +48,6 @@ __all__ = ["UNKNOWN", "Ask", "BiasPass", "FactoredGradient", "Inputs", "LayerPas
 
 
 T = TypeVar("T")
-
-_RECORDED = 2
-"""How many rows a recorded one may take the memory of: values are kept that autograd does not."""
 
 
 class Clean(NamedTuple):
@@ -295,6 +292,8 @@ class TorchModel(Model):
         return torch.cat([self.networks.scores(x[part], targets[part]) for part in self._parts(x)])
 
     def clean_outputs(self, x: Float[Tensor, "b *features"], ask: Ask | None) -> Float[Tensor, "b *k"]:
+        if self.packing is not None and all(self.packing.held):
+            self.sound.add(tuple(x.shape[1:]))  # whole numbers have no gradient that could be missing
         # A graph that waits would not outlast another pass of norms in training mode; under a memory limit one graph is
         # what was predicted, and the diagnosis may make another.
         training = self.mode == "as-is" and self.was_training
@@ -360,18 +359,28 @@ class TorchModel(Model):
         if found is not None:
             return found
         self.passes += Cost(forward=len(x), backward=len(x))
-        rows = self._recorded_rows(x, beside is not None)
+        rows = self._rows_by_rules(x, targets, book, beside)
         shares = [slice(start, start + rows) for start in range(0, len(x), rows)]
         each = [(part, None if beside is None else beside[part]) for part in shares]
         parts = [self.networks.rule_pass(x[part], targets[part], book, other) for part, other in each]
         return RulePass.joined(parts, lambda each: torch.cat(list(each)))
 
-    def _recorded_rows(self, x: Tensor, compared: bool) -> int:
-        """How many rows are recorded at once: under a memory limit each takes as much as several that are not."""
+    def _rows_by_rules(self, x: Tensor, targets: Targets, book: RuleBook, beside: Tensor | None) -> int:
+        """How many rows go at once: under a memory limit, by what such passes keep besides the plain ones."""
+        most = self.rows(x)
         if self.budget.limit is None:
-            return self.rows(x)
-        several = 2 * _RECORDED if compared else _RECORDED
-        return max(self.rows(x, together=several) // several, 1)
+            return most
+
+        def measure(two_fit: Callable[[Footprint], bool]) -> Footprint:
+            with self.undisturbed(Key.named("memory")) as apart:
+                network, row, others = apart.networks.each[0], x[:1], None if beside is None else beside[:1]
+                found = measured_by_rules(network, row, targets[:1], book, others, two_fit=two_fit)
+            self.trials += found.cost
+            return found
+
+        _, maps = self.planned
+        peak = self._peaks(x, 1, maps, measure, (book.footprint, beside is not None), len(x), beside is not None)
+        return self.budget.fitting(min(most, len(x)), 1, peak, self.name, len(x))
 
     def told(
         self,
@@ -517,8 +526,19 @@ class TorchModel(Model):
         at_once = wanted if maps else len(x)  # what is not sampled, comes as it is given
         return self.budget.fitting(wanted, together, self._peaks(x, together, maps), self.name, at_once)
 
-    def _peaks(self, x: Tensor, together: int, maps: int) -> Callable[[int], int]:
-        def measure(two_fit: Callable[[Footprint], bool]) -> Footprint:
+    def _peaks(
+        self,
+        x: Tensor,
+        together: int,
+        maps: int,
+        measure: Callable[[Callable[[Footprint], bool]], Footprint] | None = None,
+        about: Hashable = None,
+        shared: int = 0,
+        beside: bool = False,
+    ) -> Callable[[int], int]:
+        """The predicted peak of any number of rows. `measure` stands for that of plain passes; it is `about` others."""
+
+        def plainly(two_fit: Callable[[Footprint], bool]) -> Footprint:
             with self.undisturbed(Key.named("memory")) as apart:
                 network, row = apart.networks.each[0], apart.place(x[:1])
                 found = measured(network, row, gradients=Needs.GRADIENTS in self.offers, two_fit=two_fit)
@@ -531,8 +551,10 @@ class TorchModel(Model):
             maps,
             devices=self.replicas.devices,
             weights=self.folded_bytes,
-            kind=(self._kind(x), self.bfloat16, self.folded_bytes > 0),
-            measure=measure,
+            kind=(self._kind(x), self.bfloat16, self.folded_bytes > 0, about),
+            measure=measure or plainly,
+            shared=shared,
+            beside=beside,
         )
 
     def _tuned(self, x: Tensor) -> Tuning:

@@ -22,7 +22,7 @@ from pellucid.core.prediction import OutputKind
 from pellucid.core.rule import Keep, RuleBook, RulePass, Told
 from pellucid.core.tail import Tail
 from pellucid.core.target import Targets
-from pellucid.errors import CutError, LayerError, ModelError, PellucidError
+from pellucid.errors import ArgumentError, CutError, LayerError, ModelError, PellucidError
 
 __all__ = ["Ask", "Begun", "BiasPass", "FactoredGradient", "LayerPass", "Network", "RulePass"]
 
@@ -118,9 +118,15 @@ class Network:
 
         Of layers there is a graph from the first of them on only.
         """
+        whole = ask.gradients and not ask.layers and self.packing is not None and all(self.packing.held)
+        if whole and not (ask.record and ask.record.embedded):
+            raise ArgumentError(self._of_whole_numbers())
         leaf = self._laid_out(x)
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(ask.gradients))
+            for module in self.net.modules() if whole else ():
+                if isinstance(module, nn.Embedding):
+                    stack.callback(module.register_forward_hook(_begin_here).remove)
             added = stack.enter_context(biases(self.net)) if ask.biases else []
             taps = stack.enter_context(tapped(self.net, ask.layers, leaves=ask.gradients)) if ask.layers else None
             read = stack.enter_context(tapped(self.net, reads)) if reads else None
@@ -131,6 +137,16 @@ class Network:
         found = () if taps is None else tuple(taps.of(layer, len(x)) for layer in ask.layers)
         given = {} if read is None else {name: read.of(name, len(x)) for name in reads}
         return Begun(x, ask, leaf, outputs, found, added, given, executed)
+
+    def _of_whole_numbers(self) -> str:
+        """Why there is no gradient, and what to take instead."""
+        assert self.packing is not None  # noqa: S101  # asked of packed rows only
+        layers = [name for name, module in self.net.named_modules() if isinstance(module, nn.Embedding)]
+        named = f"layer={layers[0]!r}" if layers else "layer=..."
+        return (
+            f"{' and '.join(map(repr, self.packing.names))} are whole numbers, by which nothing can be differentiated. "
+            f"Explain the layer that embeds them, AtLayer(base=..., {named}), or give the network what it gives."
+        )
 
     def layer_pass(self, x: Tensor, targets: Targets, ask: Ask, begun: Begun | None = None) -> LayerPass:
         """What the layers give, and the gradients of the rows' targets by it if asked for."""
@@ -343,6 +359,10 @@ class Network:
             raise
         except Exception as error:
             raise ModelError(f"{self.name} failed on a batch of shape {tuple(x.shape)}: {error}") from error
+
+
+def _begin_here(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    return output.detach().requires_grad_()
 
 
 def _ends(begun: Begun) -> list[Any]:

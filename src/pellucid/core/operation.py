@@ -136,7 +136,9 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """One operation that was executed. `module` is the module that ran it, `args` what it took besides `operands`."""
+    """One operation that was executed. `module` is the module that ran it, `args` what it took besides `operands`;
+    `ends` says whether the target takes what it gave.
+    """
 
     kind: Kind
     what: str
@@ -146,6 +148,7 @@ class Operation:
     args: tuple[Any, ...]
     shape: tuple[int, ...]
     cell: Cell | None
+    ends: bool = False
 
     @property
     def output(self) -> Tensor:

@@ -1,7 +1,8 @@
 """Several tensors as one row of features, so that every method explains networks of several inputs without knowing it.
 
 The parts of an input lie one after the other in its row; the network gets them back in their shapes. Parts that are not
-floating point (indices, masks) are held: no gradient belongs to them, and no noise is added to them.
+floating point (indices, masks) are held: no gradient belongs to them, and no noise is added to them. Where all are, as
+the tokens of a text, there is nothing to explain but at layers.
 """
 
 import functools
@@ -44,8 +45,8 @@ class Packing(Value):
 
     @property
     def drawn(self) -> int:
-        """Which of the explained parts most looks like a picture."""
-        explained = [i for i, held in enumerate(self.held) if not held]
+        """Which of the explained parts most looks like a picture; of all parts, if none is explained."""
+        explained = [i for i, held in enumerate(self.held) if not held] or range(len(self.held))
         return max(explained, key=lambda i: (len(self.shapes[i]) == 3, len(self.shapes[i])))
 
     def parts(self, rows: Float[Tensor, "b features"]) -> dict[str, Tensor]:
@@ -83,7 +84,7 @@ def pack(parts: Mapping[str, Tensor] | Sequence[Tensor]) -> tuple[Tensor, Packin
     """The rows of a dict or tuple of tensors (B, ...), and how to take them apart.
 
     Raises:
-        ArgumentError: not tensors of as many rows, none of floating point, or whole numbers that float32 has not.
+        ArgumentError: not tensors of as many rows, or whole numbers that float32 has not.
     """
     by_name = isinstance(parts, Mapping)
     names = tuple(map(str, parts)) if isinstance(parts, Mapping) else tuple(map(str, range(len(parts))))
@@ -96,8 +97,6 @@ def pack(parts: Mapping[str, Tensor] | Sequence[Tensor]) -> tuple[Tensor, Packin
         raise ArgumentError(
             f"Expected as many rows, one or more, in each part, but got {[len(part) for part in tensors]}."
         )
-    if not any(part.is_floating_point() for part in tensors):
-        raise ArgumentError("Expected at least one part of floating point to explain; whole numbers are held as given.")
     if any(not part.is_floating_point() and part.numel() and int(part.abs().max()) > _LARGEST for part in tensors
            if part.dtype != torch.bool):  # fmt: skip
         raise ArgumentError(f"Whole numbers among the inputs are {_LARGEST} at most.")

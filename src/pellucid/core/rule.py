@@ -6,7 +6,7 @@ it is not, hands on all relevance; autograd's own derivative serves wherever the
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,6 +39,8 @@ class Keep:
     outputs: frozenset[Kind] = frozenset()
     named: bool = False
     """Whether operations know the modules that ran them."""
+    embedded: bool = False
+    """Whether a pass of whole numbers alone may begin at what embeds them: nothing reaches the input."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class RuleBook(ABC):
     @abstractmethod
     def keep(self) -> Keep:
         """What is kept of the pass."""
+
+    @property
+    def footprint(self) -> Hashable:
+        """What decides how much memory passes by these rules take."""
+        return type(self), self.keep
 
     @abstractmethod
     def assign(self, operations: Sequence[Operation], beside: Sequence[Operation] = ()) -> Mapping[Operation, Assigned]:

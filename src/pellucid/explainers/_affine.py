@@ -19,15 +19,23 @@ __all__ = ["Affine", "sums"]
 
 _NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm")
 _REARRANGED = ("view", "_unsafe_view", "permute")
+_KEEP_SIGNS = ("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "mean", "view", "_unsafe_view",
+               "permute")  # fmt: skip
 _MATRICES = ("mm", "bmm", "mv", "dot", "addmm", "baddbmm")
 
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """One sum: the operation that multiplies, and those after it that scale, shift and rearrange what it gave."""
+    """One sum: the operation that multiplies, and those after it that scale, shift and rearrange what it gave.
+
+    `rising` says that x is known not to be negative, `rectified` that nothing but rectifiers takes what it gives, so
+    that no message reaches a negative sum.
+    """
 
     operation: Operation
     after: tuple[Operation, ...] = ()
+    rising: bool = False
+    rectified: bool = False
 
     @property
     def last(self) -> Operation:
@@ -43,6 +51,19 @@ class Affine:
     def x(self) -> Tensor:
         """What the sum is taken of."""
         return self.operation.operands[0].value
+
+    @property
+    def together(self) -> bool:
+        """Whether two sets of weights, one behind the other, give both sums one behind the other."""
+        return self.is_convolution and not self.operation.args[6] and self.operation.args[8] == 1
+
+    @cached_property
+    def signs(self) -> tuple[Tensor, Tensor | None]:
+        """What of x is positive, and what is negative, if anything is."""
+        x = self.x
+        if self.rising or not bool(x.min() < 0):
+            return x, None
+        return x.clamp(min=0), x.clamp(max=0)
 
     @cached_property
     def z(self) -> Tensor:
@@ -103,12 +124,20 @@ class Affine:
         """What is added, in a shape that fits what is given."""
         return self._gain_and_shift[1]
 
-    def map(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The sum of another x with other weights, and no bias."""
+    def offset(self, bias: Tensor | None, more: float) -> Tensor:
+        """A bias for `map`, and more."""
+        if bias is not None:
+            return (bias + more).flatten() if self.is_convolution else bias + more
+        shape = self.operation.shape[1:2] if self.is_convolution else ()
+        return torch.full(shape, more, dtype=self.x.dtype, device=self.x.device)
+
+    def map(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The sum of another x with other weights and another bias, as `offset` gives it."""
         if self.is_convolution:
-            found: Tensor = torch.ops.aten.convolution(x, weight, None, *self.operation.args[3:9])
+            found: Tensor = torch.ops.aten.convolution(x, weight, bias, *self.operation.args[3:9])
             return found
-        return x @ weight if _is_left(self.operation) else weight @ x
+        found = x @ weight if _is_left(self.operation) else weight @ x
+        return found if bias is None else found.add_(bias)
 
     def back(self, message: Tensor, weight: Tensor) -> Tensor:
         """The derivative of `map` by x, times the message."""
@@ -125,9 +154,12 @@ class Affine:
 def sums(operations: Sequence[Operation]) -> list[Affine]:
     """The sums among operations in the order in which they ran."""
     takers: dict[Any, list[Operation]] = {}
+    rising: set[Any] = set()
     for one in operations:
         for operand in one.operands:
             takers.setdefault(operand.edge[0], []).append(one)
+        if one.kind is Kind.RECTIFIER or (_keeps_signs(one) and all(each.edge[0] in rising for each in one.operands)):
+            rising.add(one.node)
     found = []
     for one in operations:
         if one.kind is Kind.AFFINE:
@@ -136,8 +168,21 @@ def sums(operations: Sequence[Operation]) -> list[Affine]:
                 after.append(next_[0])
             while after and after[-1].kind is Kind.LAYOUT:
                 after.pop()
-            found.append(Affine(one, tuple(after)))
+            last = after[-1] if after else one
+            next_ = takers.get(last.node, [])
+            rectified = bool(next_) and not last.ends and all(taker.kind is Kind.RECTIFIER for taker in next_)
+            found.append(Affine(one, tuple(after), one.operands[0].edge[0] in rising, rectified))
     return found
+
+
+def _keeps_signs(one: Operation) -> bool:
+    """Whether it gives nothing negative of what is not."""
+    if one.what == "constant_pad_nd":
+        return bool(one.args[2] >= 0)
+    if one.what == "cat":  # of parts that all depend on the input: nothing is known of others
+        axis = one.args[1]
+        return bool(sum(operand.shape[axis] for operand in one.operands) == one.shape[axis])
+    return one.what in _KEEP_SIGNS
 
 
 def _belongs(affine: Operation, one: Operation) -> bool:
@@ -155,8 +200,10 @@ def _belongs(affine: Operation, one: Operation) -> bool:
         return False
     if one.what in _NORMS:
         return convolves or (len(one.shape) == 2 and _is_left(affine))
+    if one.what not in ("add", "sub"):
+        return False
     added = _constant(one)
-    if one.what not in ("add", "sub") or not isinstance(added, Tensor) or one.args[2] != 1:
+    if not isinstance(added, Tensor) or one.args[2] != 1:
         return False
     if one.what == "sub" and one.operands[0].at != 0:
         return False

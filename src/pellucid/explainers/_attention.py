@@ -17,7 +17,7 @@ from pellucid.core.estimate import Estimate
 from pellucid.core.executed import derivative
 from pellucid.core.explainer import Call
 from pellucid.core.grid import grid_of
-from pellucid.core.model import Model
+from pellucid.core.model import Ask, Model
 from pellucid.core.operation import Kind, Operation
 from pellucid.core.rule import Assigned, Keep, RuleBook, Sent
 from pellucid.core.target import Targets
@@ -42,7 +42,7 @@ class _Witness(RuleBook):
 
     @property
     def keep(self) -> Keep:
-        return Keep(outputs=frozenset({Kind.SOFTMAX}))
+        return Keep(outputs=frozenset({Kind.SOFTMAX}), embedded=True)
 
     def assign(self, operations: Sequence[Operation], beside: Sequence[Operation] = ()) -> Mapping[Operation, Assigned]:
         found = {one: Assigned(_look, "seen") for one in operations if one.node in _attending(operations)}
@@ -97,29 +97,31 @@ class AttentionMap(Ruled):
     def book(self, model: Model, x: Float[Tensor, "b *features"]) -> RuleBook:
         return _Witness()
 
+    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask | None:
+        return super().asks(model, x) if len(x) == 1 else None
+
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
-        together = self._attentions(model, x, targets)
-        if len(x) > 1 and any(one.ndim != 4 or len(one) != len(x) or one.shape[1] == len(x) for one in together):
-            # Heads may come first in the axis of the rows; of a single row the order does not matter.
-            rows = [self._attentions(model, x[i : i + 1], targets[i : i + 1]) for i in range(len(x))]
-            together = [torch.cat([_of_heads(one) for one in each]) for each in zip(*rows, strict=True)]
-        elif len(x) == 1:
-            together = [_of_heads(one) for one in together]
+        # One by one: heads may come first in the axis of the rows, and all attentions of all inputs are too many.
+        each = [x] if len(x) == 1 else [x[i : i + 1] for i in range(len(x))]
+        return Estimate.exact(torch.cat([self._map(model, one, targets[i : i + 1]) for i, one in enumerate(each)]))
+
+    def _map(self, model: Model, x: Float[Tensor, "1 *features"], targets: Targets) -> Float[Tensor, "1 1 *cells"]:
+        """The map of one input."""
+        together = [_of_heads(one) for one in self._attentions(model, x, targets)]
         flow = self.flow(together[1::2], together[::2])
         features = model.features(x)
         tokens = flow.shape[-1]
-        if len(features) == 2:  # a sequence (T, C)
+        if len(features) < 3:  # a sequence (T, C), or whole numbers (T,)
             prefix = tokens - features[0]
             if not 0 <= prefix < min(features[0], _MOST_PREFIX + 1):
                 raise _no_places(tokens, features)
-            row = flow[:, 0, prefix:] if prefix else flow.mean(1)
-            return Estimate.exact(row.reshape(len(x), 1, features[0]))
-        grid = grid_of((len(x), tokens, 1), features)
+            row = flow[:, 0, prefix:] if prefix else _mean_of_read(flow, together[-2])
+            return row.reshape(1, 1, features[0])
+        grid = grid_of((1, tokens, 1), features)
         if grid is None:
             raise _no_places(tokens, features)
-        # A class token is what the head reads; without any, it reads the mean.
-        row = flow[:, 0] if grid.prefix else flow.mean(1)
-        return Estimate.exact(grid.maps(row[..., None]))
+        row = flow[:, 0] if grid.prefix else _mean_of_read(flow, together[-2])
+        return grid.maps(row[..., None])
 
     def _attentions(self, model: Model, x: Tensor, targets: Targets) -> list[Tensor]:
         """The gradient by each layer's attention and the attention itself, in the order in which layers ran."""
@@ -137,6 +139,16 @@ def _of_heads(one: Tensor) -> Float[Tensor, "1 h t t"]:
             f"{tuple(one.shape[:-2])} of them: it attends among windows. Take SimpleGradient() or LRP.attn_lrp()."
         )
     return one.reshape(1, -1, *one.shape[-2:])
+
+
+def _mean_of_read(flow: Float[Tensor, "1 t t"], gradient: Float[Tensor, "1 h t t"]) -> Float[Tensor, "1 t"]:
+    """The mean row of the tokens that the head reads: those of the last layer by whose attention the target changes.
+
+    All of them, or some among the places themselves, such as the first of a text.
+    """
+    read = gradient.ne(0).any(1).any(-1)
+    rows = flow[read] if read.any() else flow[0]
+    return rows.mean(0, keepdim=True)
 
 
 def _no_places(tokens: int, features: tuple[int, ...]) -> LayerError:

@@ -28,7 +28,7 @@ class Ruled(Explainer):
         """The rows with which each operation is compared, if it is."""
         return None
 
-    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask:
+    def asks(self, model: Model, x: Float[Tensor, "b *features"]) -> Ask | None:
         return Ask(record=self.book(model, x).keep)
 
     def operations(self, model: Model, x: Inputs, target: TargetSpec = None) -> list[Told]:

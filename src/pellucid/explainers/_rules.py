@@ -14,7 +14,7 @@ zero too, give R_i, and stand at inputs only.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -94,17 +94,14 @@ class Gamma(SumRule):
         check_number("gamma", self.gamma, least=0)
 
     def back(self, affine: Affine, message: Tensor) -> Tensor:
-        z = affine.z
-        found: Tensor | None = None
-        for sign in (1, -1):
-            chosen = torch.where(z > 0 if sign > 0 else z < 0, message, 0)
-            if not bool(chosen.any()):  # behind a ReLU nothing reaches negative sums
-                continue
-            w, b = affine.weight, affine.bias
+        z, w, b = affine.z, affine.weight, affine.bias
+        shares = []
+        for sign in (1,) if affine.rectified else (1, -1):
             bias = None if b is None else b + self.gamma * _part(b, sign)
-            part = _split(affine, chosen * z, self._more(w, sign), partial(self._more, w, -sign), bias)
-            found = part if found is None else found + part
-        return torch.zeros_like(affine.x) if found is None else found
+            relevance = message * (z if affine.rectified else _part(z, sign))
+            positive, negative = partial(self._more, w, sign), partial(self._more, w, -sign)
+            shares.append(_Share(relevance, positive, negative, bias, sign, mixed=True))
+        return _split(affine, shares)
 
     def _more(self, w: Tensor, sign: int) -> Tensor:
         return w + self.gamma * _part(w, sign)
@@ -129,11 +126,12 @@ class AlphaBeta(SumRule):
 
     def back(self, affine: Affine, message: Tensor) -> Tensor:
         w, b, relevance = affine.weight, affine.bias, message * affine.z
-        rising, falling = (None if b is None else _part(b, sign) for sign in (1, -1))
-        found = _split(affine, relevance, _part(w, 1), partial(_part, w, -1), rising)
-        if not self.beta:
-            return found if self.alpha == 1 else self.alpha * found
-        return self.alpha * found - self.beta * _split(affine, relevance, _part(w, -1), partial(_part, w, 1), falling)
+        shares = []
+        for sign, factor in ((1, self.alpha), (-1, -self.beta)):
+            if factor:
+                bias = None if b is None else _part(b, sign)
+                shares.append(_Share(relevance, partial(_part, w, sign), partial(_part, w, -sign), bias, sign, factor))
+        return _split(affine, shares)
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ class Winner(SumRule):
 
     def back(self, affine: Affine, message: Tensor) -> Tensor:
         w = affine.weight
-        return _split(affine, message * affine.z, _part(w, 1), partial(_part, w, -1), None)
+        return _split(affine, [_Share(message * affine.z, partial(_part, w, 1), partial(_part, w, -1), None)])
 
 
 @dataclass(frozen=True)
@@ -205,9 +203,14 @@ class _Box(SumRule):
         w, x = affine.weight, affine.x
         low, high = (-_fitted(bound.to(x), x) for bound in (self.low, self.high))
         bounds = ((x, w), (low, _part(w, 1)), (high, _part(w, -1)))
-        z = torch.stack([affine.map(value, weight) for value, weight in bounds]).sum(0)
+        z = affine.map(*bounds[0])
+        for value, weight in bounds[1:]:
+            z.add_(affine.map(value, weight))
         share = message * affine.z / stabilised(z, _STABLE)
-        return torch.stack([value * affine.back(share, weight) for value, weight in bounds]).sum(0)
+        found = x * affine.back(share, w)
+        for value, weight in bounds[1:]:
+            found.addcmul_(value, affine.back(share, weight))
+        return found
 
 
 def _fitted(bound: Tensor, x: Tensor) -> Tensor:
@@ -232,21 +235,53 @@ def _part(t: Tensor, sign: int) -> Tensor:
     return t.clamp(min=0) if sign > 0 else t.clamp(max=0)
 
 
-def _split(
-    affine: Affine, relevance: Tensor, of_positive: Tensor, of_negative: Callable[[], Tensor], bias: Tensor | None
-) -> Tensor:
-    """Relevance in proportion to x w, with one set of weights where x is positive and another where it is negative."""
-    x = affine.x
-    below = bool(x.min() < 0)  # behind a ReLU nothing is
-    z = affine.map(x.clamp(min=0) if below else x, of_positive)
-    others = of_negative() if below else None
-    if others is not None:
-        z = z + affine.map(x.clamp(max=0), others)
-    if bias is not None:
-        z = z + bias
-    share = relevance / stabilised(z, _STABLE)
-    found = affine.back(share, of_positive)
-    return found if others is None else torch.where(x < 0, affine.back(share, others), found)
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """Relevance for the summands of one set of weights where x is positive, and of another where it is negative, all of
+    one `sign`; `factor` multiplies what they get. Where they are `mixed`, sums to which relevance comes have that sign.
+    """
+
+    relevance: Tensor
+    positive: Callable[[], Tensor]
+    negative: Callable[[], Tensor]
+    bias: Tensor | None
+    sign: int = 1
+    factor: float = 1.0
+    mixed: bool = False
+
+
+def _split(affine: Affine, shares: Sequence[_Share]) -> Tensor:
+    """Relevance in proportion to x w. Convolutions of several sets of weights run as one where they can."""
+    parts = [_in_parts(affine, some) for some in ([shares] if affine.together else [[one] for one in shares])]
+    return parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
+
+
+def _in_parts(affine: Affine, shares: Sequence[_Share]) -> Tensor:
+    above, below = affine.signs
+    positive = [share.positive() for share in shares]
+    # The stabiliser goes with the bias: a sum of one sign gets no nearer to zero than that.
+    offsets = [affine.offset(share.bias, share.sign * _STABLE) for share in shares]
+    z = affine.map(above, _behind(positive), _behind(offsets))
+    negative = [] if below is None else [share.negative() for share in shares]
+    if below is not None:
+        z.add_(affine.map(below, _behind(negative)))
+    for share, part in zip(shares, z.chunk(len(shares), 1) if len(shares) > 1 else (z,), strict=True):
+        if share.mixed:
+            part.clamp_(min=_STABLE) if share.sign > 0 else part.clamp_(max=-_STABLE)
+        torch.div(share.relevance, part, out=part)
+    found = affine.back(z, _behind([_times(w, share.factor) for w, share in zip(positive, shares, strict=True)]))
+    if below is None:
+        return found
+    others = affine.back(z, _behind([_times(w, share.factor) for w, share in zip(negative, shares, strict=True)]))
+    return torch.where(affine.x < 0, others, found)
+
+
+def _behind(each: Sequence[Tensor]) -> Tensor:
+    return each[0] if len(each) == 1 else torch.cat(list(each))
+
+
+def _times(w: Tensor, factor: float) -> Tensor:
+    return w if factor == 1 else w * factor
 
 
 def _in_proportion(affine: Affine, message: Tensor, weight: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ all else that a network executes follows one rule each:
 What biases and stabilisers absorb is lost: `residual` is the sum of the map less the score.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -200,6 +200,10 @@ class Relevance(RuleBook):
         values = frozenset({Kind.AFFINE, Kind.ACTIVATION, Kind.RECTIFIER, Kind.NORM})
         return Keep(values, values - {Kind.NORM} | {Kind.SCALE}, named=True)
 
+    @property
+    def footprint(self) -> Hashable:
+        return type(self), self.convolution, self.dense, type(self.first), self.named
+
     def assign(self, operations: Sequence[Operation], beside: Sequence[Operation] = ()) -> Mapping[Operation, Assigned]:
         return dict(self._assigned(operations))
 
@@ -369,7 +373,9 @@ def _handed_on(operation: Operation, messages: Sequence[Tensor | None]) -> list[
     x, message = operation.operands[0].value, messages[0]
     assert message is not None  # noqa: S101  # one output
     if operation.kind is Kind.RECTIFIER:  # zero below zero
-        return [Sent(operation.operands[0].edge, message * (operation.output / x.clamp(min=torch.finfo(x.dtype).tiny)))]
+        factor = x.clamp(min=torch.finfo(x.dtype).tiny)
+        torch.div(operation.output, factor, out=factor)
+        return [Sent(operation.operands[0].edge, factor.mul_(message))]
     small = x.abs() < _SMALL
     factor = operation.output / torch.where(small, 1, x)
     [sent] = derivative(operation, messages)
