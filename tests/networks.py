@@ -479,7 +479,7 @@ BLANK = {("linear model", "var-grad")}
 def settings(method: type[Method], case: Case) -> Method:
     """The method with few samples and steps, and what the case chooses."""
     names = {f.name for f in fields(method)}
-    few = {"n_samples": 3, "n_steps": 3, "budget": 240, **case.choices}
+    few = {"n_samples": 3, "n_steps": 3, "budget": 90, "segments": pl.PatchesOrColumns(3), **case.choices}
     return method(**{name: value for name, value in few.items() if name in names})
 
 

@@ -19,7 +19,7 @@ from pellucid.core.recipe import decode, encode
 def _small(method: type) -> pl.Explainer:
     """The method with few samples and steps, so that the sweep stays fast."""
     names = {f.name for f in fields(method)}
-    few = {"n_samples": 6, "n_steps": 6, "budget": 220}
+    few = {"n_samples": 6, "n_steps": 6, "budget": 70, "segments": pl.PatchesOrColumns(3)}
     few |= {"baseline": pl.Constant(10.0)} if method is pl.SmallestChange else {}  # which flips the class
     return method(**{name: value for name, value in few.items() if name in names})
 
@@ -227,11 +227,11 @@ def test_a_black_box_is_explained_as_the_network_that_it_is(explain):
 def test_a_black_box_method_takes_no_more_calls_than_its_card_says(explain):
     model = pl.TorchModel(net_of(explain))
     claimed, taken = explain.card.cost, explain(model, X[:1]).cost
-    most = claimed.forward + claimed.segments * 49
+    most = claimed.forward + claimed.segments * 9
     clean = isinstance(explain, pl.SmoothGrad)  # whose base does not count it
     assert taken.forward <= most + clean
     free = claimed.segments or explain.card.name.endswith("smallest-change")  # which stops where it has found
-    assert free or taken.forward >= 0.7 * most  # what is asked twice is asked once
+    assert free or taken.forward >= 0.6 * most  # what is asked twice is asked once
     assert taken.backward == claimed.backward == 0
 
 
