@@ -92,7 +92,7 @@ def compiler():
 def test_a_wrapped_network_has_the_maps_of_the_plain_one(explain, way):
     expected, found = (explain(model(one, attends(explain)), X) for one in (plain, way))
     # The same operations on the same numbers; only the norms of a compiled network may stay unfolded.
-    assert expected.scores.any()
+    assert expected.scores.any() or explain.card.name == "smallest-change"  # of which this network has none
     assert float((found.scores - expected.scores).abs().max()) <= 1e-5 * float(expected.scores.abs().max())
     assert found.recipe.notes.get("layer") == expected.recipe.notes.get("layer")
 
