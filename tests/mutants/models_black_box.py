@@ -250,8 +250,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "nested numbers are read column by column",
         _PROTOCOL,
-        "numbers = _numbers(data).reshape(-1)",
-        'numbers = _numbers(data).flatten("F")',
+        'numbers = self.numbers(chosen.get("data")).reshape(-1)',
+        'numbers = self.numbers(chosen.get("data")).flatten("F")',
         (PROTOCOL,),
     ),
     Mutant(
