@@ -161,13 +161,6 @@ MUTANTS: list[Mutant] = [
     Mutant("requests grow with the budget", _HTTP, "return found if said else", "return found if True else", (HTTP,)),
     Mutant("after a failure a retry is promised that saves nothing", _HTTP, "if not kept:", "if False:", (HTTP,)),
     Mutant(
-        "threads keep the process alive",
-        _AT_ONCE,
-        "threading.Thread(target=worker, daemon=True)",
-        "threading.Thread(target=worker)",
-        (ENDPOINT,),
-    ),
-    Mutant(
         "answers of NaN are kept for good",
         _HTTP,
         "        if not bool(outputs.isfinite().all()):\n            return\n",
@@ -216,7 +209,6 @@ MUTANTS: list[Mutant] = [
         "self._socket.fileno()",
         (ENDPOINT,),
     ),
-    Mutant("compressed replies are read", _LINE, 'if how not in ("", "identity"):', "if False:", (ENDPOINT,)),
     Mutant(
         "texts are cut before they are masked",
         _ENDPOINT,
