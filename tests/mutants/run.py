@@ -6,6 +6,7 @@ Prints one JSON object: for each mutant the exit code of its tests (1: some fail
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.mutants.catalogue import MUTANTS, Mutant  # noqa: E402  # found from there
+
+LONGEST = 180
+"""Seconds: tests that wait for ever notice a deliberate bug, too. Those of the sound code take a few."""
 
 PRELOADED = (np, torch)  # imported before the fork, so that every child has them at once
 
@@ -35,6 +39,7 @@ def child(mutant: Mutant, folder: Path) -> int:
     sys.stdout = sys.stderr = (folder / "out").open("w")
     os.chdir(ROOT)
     torch.set_num_threads(1)
+    signal.alarm(LONGEST)
     ordinary = "not slow and not peers and not gpu"
     options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:cov", "-m", ordinary]
     return int(pytest.main([*options, *mutant.tests]))
@@ -63,7 +68,8 @@ def run(mutants: list[Mutant]) -> dict[str, int]:
             continue
         pid, status = os.wait()
         mutant, folder = running.pop(pid)
-        codes[mutant.name] = os.waitstatus_to_exitcode(status)
+        code = os.waitstatus_to_exitcode(status)
+        codes[mutant.name] = 1 if code == -signal.SIGALRM else code
         folder.cleanup()
     return codes
 
