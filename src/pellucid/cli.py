@@ -37,10 +37,9 @@ __all__ = ["main"]
 _CHANNELS = ("max_abs", "sum_abs", "abs_sum", "sum", "mean")
 _ESTIMATORS = ("auto", "mean", "antithetic", "shrunk", "factored", "shrunk-factored", "combined", "paired-gp",
                "regression", "plain", "centred", "pairs", "control-variate")  # fmt: skip
-_FLAGS = {"n_samples": "--samples", "noise_level": "--noise-level", "seed": "--seed", "estimator": "--estimator",
-          "layer": "--layer", "baseline": "--baseline", "n_steps": "--steps", "budget": "--budget",
-          "segments": "--segments"}  # fmt: skip
-_SAMPLED = ("--samples", "--noise-level", "--seed", "--estimator")
+_FLAGS = {"noise_level": "--noise-level", "seed": "--seed", "estimator": "--estimator", "layer": "--layer",
+          "baseline": "--baseline", "n_steps": "--steps", "segments": "--segments"}  # fmt: skip
+_SAMPLED = ("--samples", "--error", "--noise-level", "--seed", "--estimator")
 _BASELINES = ("black", "white", "grey", "mean", "blur", "zero")
 _MOST = 2000  # samples for an error, unless --samples says otherwise
 _MOST_CALLS = 4000  # likewise of --budget
@@ -198,10 +197,9 @@ def explain(
         raise click.UsageError("--view overlay shows a single class. Leave out --targets, or --view.")
     if no_picture and (out is not None or not (save or as_json)):
         raise click.UsageError("--no-picture leaves nothing to keep. Give --save FOLDER or --json, and no --out.")
-    chosen = {"n_samples": _stop(samples, error), "budget": _stop(budget, error, _MOST_CALLS)}
-    chosen |= {"noise_level": noise_level, "seed": seed, "estimator": estimator}
+    chosen: dict[str, Any] = {"noise_level": noise_level, "seed": seed, "estimator": estimator}
     chosen |= _chosen(layer, baseline, steps, segments)
-    [explainer] = _explainers([method], **chosen)
+    [explainer] = _explainers([method], samples=samples, budget=budget, error=error, **chosen)
     from pellucid.core.estimate import Interrupted
     from pellucid.errors import ModelError
 
@@ -300,9 +298,9 @@ def compare(
     from pellucid.modalities.image.picture import comparison_page, gallery
 
     # The comparison is of the methods as they are defined, so the paper's mean unless another is asked for.
-    chosen = {"n_samples": _stop(samples, error), "budget": _stop(budget, error, _MOST_CALLS)}
-    chosen |= {"seed": seed, "estimator": estimator or "mean"} | _chosen(layer, baseline, steps, segments)
-    explainers = _explainers(names.split(","), also=("seed", *(() if estimator else ("estimator",))), **chosen)
+    chosen = {"seed": seed, "estimator": estimator or "mean"} | _chosen(layer, baseline, steps, segments)
+    also = ("seed", *(() if estimator else ("estimator",)))
+    explainers = _explainers(names.split(","), also, samples=samples, budget=budget, error=error, **chosen)
     pictures = _pictures(inputs, "compare", out)
     model = _loaded(target, **model_options)
     settings: dict[str, Any] = {"level": copy_noise, "copies": copies, "seed": seed or 0, "shared_noise": shared_noise}
@@ -520,7 +518,10 @@ def _progress(what: str) -> Iterator[Report]:
         yield show
 
 
-def _explainers(names: Sequence[str], also: Sequence[str] = (), **settings: Any) -> list["Explainer"]:
+def _explainers(
+    names: Sequence[str], also: Sequence[str] = (), *, samples: int | None = None, budget: int | None = None,
+    error: float | None = None, **settings: Any,
+) -> list["Explainer"]:  # fmt: skip
     """The methods, each with those settings that it has. What none has (nor the command `also`) is a mistake."""
     from pellucid.catalogue import find
     from pellucid.core.explainer import Explainer
@@ -533,10 +534,10 @@ def _explainers(names: Sequence[str], also: Sequence[str] = (), **settings: Any)
         known[method] = {f.name for f in fields(method)}  # type: ignore[arg-type]  # every method is a dataclass
     given = {key: value for key, value in settings.items() if value is not None}
     has = set(also).union(*known.values())
-    if has & {"n_samples", "budget"}:  # --error is of both, and serves the one that there is
-        given = {key: value for key, value in given.items() if isinstance(value, int | str) or key in has
-                 or key not in ("n_samples", "budget")}  # fmt: skip
-    surplus = [_FLAGS[key] for key in given if key not in has]
+    counts = (("--samples", samples, {"n_samples"}), ("--budget", budget, {"budget"}),
+              ("--error", error, {"n_samples", "budget"}))  # fmt: skip
+    surplus = [flag for flag, value, of in counts if value is not None and not has & of]
+    surplus += [_FLAGS[key] for key in given if key not in has]
     if surplus:
         why = ""
         if surplus[0] == "--samples" and "budget" in has:
@@ -544,6 +545,8 @@ def _explainers(names: Sequence[str], also: Sequence[str] = (), **settings: Any)
         elif surplus[0] in _SAMPLED and not has & {"n_samples", "budget"}:
             why = ": nothing is sampled"
         raise click.UsageError(f"{', '.join(names)} has no {' and no '.join(surplus)}{why}.")
+    stops = {"n_samples": _stop(samples, error), "budget": _stop(budget, error, _MOST_CALLS)}
+    given |= {key: stop for key, stop in stops.items() if stop is not None}
     name, count = given.pop("estimator", "auto"), given.get("n_samples")
     return [
         method(**{key: given[key] for key in given if key in own}
@@ -792,7 +795,9 @@ def _shown(name: str | Path) -> str:
 
 def _line(error: BaseException) -> str:
     """An error on one line, without what files and servers put into it to act on a terminal."""
-    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(error).split()))
+    from pellucid.models.told import one_line
+
+    return one_line(str(error), sys.maxsize)
 
 
 def _json(data: dict[str, Any]) -> str:

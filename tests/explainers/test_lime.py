@@ -248,37 +248,8 @@ def f(rows: np.ndarray) -> np.ndarray:
     return np.sin(flat @ np.arange(1, flat.shape[1] + 1)) + flat.sum(1)
 
 
-SHAPES = {"table": (2, 6), "signal": (2, 2, 12), "picture": (2, 3, 8, 9)}
-
-
 def model(**settings) -> pl.FunctionModel:
     return pl.FunctionModel(f, output="regression", **settings)
-
-
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_a_longer_run_goes_on_from_the_shorter(shape):
-    x = uniform(*shape, seed=3)
-    short, long = (pl.LIME(budget=n, seed=5) for n in (90, 160))
-    one, extended = long(model(), x, 0), short(model(), x, 0).extend(model(), x, 70)
-    assert torch.equal(one.scores, extended.scores)
-    assert torch.equal(one.standard_error, extended.standard_error)
-    assert one.recipe.to_json() == extended.recipe.to_json()
-    places = shape[2:] or shape[1:]
-    assert one.scores.shape == (2, *((1,) if len(shape) > 2 else ()), *places)
-
-
-@pytest.mark.parametrize("rows", [1, 7])
-def test_masks_and_company_do_not_depend_on_the_micro_batch(rows):
-    x = uniform(2, 6, seed=3)
-    one, other = (pl.LIME(budget=60)(model(micro_batch=n), x, 0).scores for n in (rows, 64))
-    alone = pl.LIME(budget=60)(model(), x[1:], 0).scores
-    assert torch.equal(one, other)
-    assert torch.equal(one[1:], alone)
-
-
-def test_another_seed_draws_other_masks():
-    x = uniform(1, 6, seed=3)
-    assert not torch.equal(pl.LIME(seed=0)(model(), x, 0).scores, pl.LIME(seed=1)(model(), x, 0).scores)
 
 
 def test_over_a_background_the_mean_score_is_followed():

@@ -336,9 +336,7 @@ def test_a_query_is_the_input_where_segments_are_present_and_the_baseline_elsewh
     assert torch.equal(rows[1], torch.cat([x[0, :, :2], away[0, :, 2:3], x[0, :, 3:]], 1))
 
 
-def test_values_of_all_places_are_left_as_they_are():
-    place = Place(
-        torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), torch.zeros(2, 2, dtype=torch.int64), Key.named("x")
-    )
-    values = np.arange(4.0).reshape(2, 2)
-    assert torch.equal(painted(values, place), torch.from_numpy(values)[None, None])
+def test_each_place_is_painted_with_the_value_of_its_segment():
+    picture = torch.zeros(1, 3, 2, 2)
+    place = Place(picture, picture, torch.tensor([[2, 0], [-1, 2]]), Key.named("x"))
+    assert painted(np.array([5.0, 6.0, 7.0]), place).tolist() == [[[[7.0, 5.0], [0.0, 7.0]]]]

@@ -276,24 +276,6 @@ def test_signals_have_a_score_for_each_moment():
         assert (off <= 5 * np.sqrt(every.variance(numbers, 0.5) / 3000)).all()
 
 
-def test_a_map_does_not_depend_on_its_company_nor_on_the_micro_batch():
-    x = torch.cat([X, 2 * X, X / 3])
-    together = explain()(model(), x)
-    for rows in (1, 7):
-        assert torch.equal(explain()(model(micro_batch=rows), x).scores, together.scores)
-    for row in range(3):
-        alone = explain()(model(), x[row : row + 1])
-        assert torch.equal(alone.scores[0], together.scores[row])
-        assert torch.equal(alone.standard_error[0], together.standard_error[row])
-
-
-def test_an_extended_run_is_one_long_run():
-    a, b = explain(budget=40)(model(curved), X), explain(budget=100)(model(curved), X)
-    longer = a.extend(model(curved), X, 60)
-    assert torch.equal(longer.scores, b.scores)
-    assert torch.equal(longer.standard_error, b.standard_error)
-
-
 def test_masks_without_a_score_are_left_out():
     def gappy(rows: np.ndarray) -> np.ndarray:
         scores, most = curved(rows), np.quantile(curved(masked(EVERY.values)), 0.8)

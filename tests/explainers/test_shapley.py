@@ -7,7 +7,8 @@ from tests.explainers.games import as_model, brute_force, random_game
 
 import pellucid as pl
 from pellucid.core.random import Key
-from pellucid.explainers._shapley import exact_values, exactly, paired_sets
+from pellucid.explainers._queried import Place
+from pellucid.explainers._shapley import AllSets, all_fit, paired_sets
 
 PLAYERS = 5
 EXACT = pl.KernelSHAP(baseline=pl.Zeros(), budget=2000)
@@ -62,14 +63,24 @@ def test_a_single_segment_gets_the_whole_change():
     assert a.by_segment.tolist() == [6.0]
 
 
+def place_of(players, rows=1):
+    x = torch.ones(1, players)
+    return Place(x, torch.zeros(rows, players), torch.arange(players), Key.named("x"))
+
+
 @pytest.mark.parametrize(("players", "calls", "fits"), [(10, 1024, True), (10, 1023, False), (21, 2**30, False)])
 def test_games_are_exact_where_all_sets_can_be_asked(players, calls, fits):
-    assert exactly(players, calls) is fits
+    assert all_fit(place_of(players), calls) is fits
+
+
+def test_each_row_of_a_background_is_a_call():
+    assert all_fit(place_of(5, rows=3), 96)
+    assert not all_fit(place_of(5, rows=3), 95)
 
 
 def test_a_missing_set_of_an_exact_game_is_an_error():
     with pytest.raises(pl.ModelError, match="scores of all 8 sets, but the model failed on 1"):
-        exact_values(np.array([0, 1, 2, np.nan, 4, 5, 6, 7.0]), 3)
+        AllSets(place_of(3)).fit(np.array([0, 1, 2, np.nan, 4, 5, 6, 7.0]))
 
 
 def test_the_first_set_is_the_full_one_and_sizes_are_spread_evenly():

@@ -39,7 +39,7 @@ class Remembered(_Orders):
     """Draws each order once only, for tests of thousands of runs."""
 
     def __init__(self, seed: int, most: int) -> None:
-        super().__init__(place_of(S, seed), calls=2)
+        super().__init__(place_of(S, seed))
         self.drawn = super().ranks(range(most))
 
     def ranks(self, draws):
@@ -47,7 +47,7 @@ class Remembered(_Orders):
 
 
 def orders(seed: int = 0) -> _Orders:
-    return _Orders(place_of(S, seed), calls=2)
+    return _Orders(place_of(S, seed))
 
 
 def score(question: _Orders, game: np.ndarray = GAME):
@@ -196,16 +196,6 @@ def test_as_many_pairs_as_the_budget_allows(budget):
 def test_a_budget_under_one_pair_is_refused():
     with pytest.raises(pl.ArgumentError, match="14 model calls or more"):
         explain(budget=13)(model(game_model), X)
-
-
-def test_a_longer_run_is_an_extended_one():
-    f = model(game_model)
-    short = explain(budget=26)(f, X)
-    long = explain(budget=50)(f, X)
-    more = short.extend(f, X, 24)
-    assert torch.equal(more.scores, long.scores)
-    assert torch.equal(more.standard_error, long.standard_error)
-    assert not torch.equal(short.scores, long.scores)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 500])

@@ -271,14 +271,6 @@ def test_a_budget_is_of_model_calls():
     assert a.samples_used == 30
 
 
-def test_a_longer_run_is_an_extended_one():
-    f = model(linear)
-    short, long = explain(budget=42)(f, PICTURE), explain(budget=102)(f, PICTURE)
-    more = short.extend(f, PICTURE, 60)
-    assert torch.equal(more.scores, long.scores)
-    assert torch.equal(more.standard_error, long.standard_error)
-
-
 @pytest.mark.parametrize("rows", [1, 2, 5, 500])
 def test_the_rows_at_once_change_nothing(rows):
     one = explain(budget=102)(model(linear), PICTURE).scores

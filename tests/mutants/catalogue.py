@@ -218,8 +218,8 @@ MUTANTS = [
     Mutant(
         "target settled after the noise",
         "core/explainer.py",
-        "return result(self, self.attribute(quiet, placed, targets, call))",
-        "return result(self, self.attribute(quiet, placed, settle(None, prediction), call))",
+        "self.attribute(quiet, placed, targets, call)",
+        "self.attribute(quiet, placed, settle(None, prediction), call)",
         (SMOOTH, GRADIENT),
     ),
     Mutant(

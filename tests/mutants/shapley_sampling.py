@@ -69,25 +69,4 @@ MUTANTS: list[Mutant] = [
         "believed = 2",
         TESTS,
     ),
-    Mutant(
-        "the change is what is left of nothing",
-        _FILE,
-        "change=float(full - none)",
-        "change=float(full)",
-        TESTS,
-    ),
-    Mutant(
-        "exact sets in the order of the other end",
-        _FILE,
-        "asked[:, None] >> np.arange(self.players) & 1 == 1",
-        "asked[:, None] >> np.arange(self.players)[::-1] & 1 == 1",
-        TESTS,
-    ),
-    Mutant(
-        "exact by the calls of a single baseline",
-        _FILE,
-        "exactly(self.players, calls // self.width)",
-        "exactly(self.players, calls)",
-        TESTS,
-    ),
 ]

@@ -4,7 +4,6 @@ An estimator says how a draw is made of samples and what becomes of the accumula
 the explainer's.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pellucid.core.card import Cost
 from pellucid.core.estimate import Estimate
 from pellucid.core.moments import Moments, per_input, power_error
 from pellucid.core.recipe import Value
-from pellucid.core.stopping import Until, counts, most
+from pellucid.core.stopping import Until, counts, most, verdict
 
 __all__ = ["Antithetic", "Draw", "Estimator", "Finished", "Mean", "Samples", "Variance", "sample"]
 
@@ -309,16 +308,13 @@ class _Run:
     def _verdict(self, finished: Finished, row: int, count: int) -> str:
         """Why this input stops here, or nothing."""
         assert self.until is not None  # noqa: S101  # only asked then
-        error, goal, n = float(finished.relative()[row]), self.until.error, count * self.how.size
-        if error <= goal:
-            return f"error {error:.2g} after {n} samples, at most {goal:g} was asked for"
-        if count < self.end:
-            return ""
-        if math.isinf(error):
-            return f"no signal yet after {n} samples, the most that were allowed"
-        times = _needed(lambda times: float(finished.relative(times)[row]), goal)
-        more = f"about {times * n - n:.0f} more would be needed" if times else "no number of samples is enough"
-        return f"error {error:.2g} after {n} samples, the most that were allowed; for {goal:g} {more}"
+        goal, n = self.until.error, count * self.how.size
+
+        def more() -> float | None:
+            times = _needed(lambda times: float(finished.relative(times)[row]), goal)
+            return times * n - n if times else None
+
+        return verdict(float(finished.relative()[row]), goal, f"{n} samples", last=count >= self.end, more=more)
 
     def _leave(self, inputs: list[int], moments: Moments, why: Sequence[str], stop: int) -> None:
         if self.further:

@@ -14,10 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core.attribution import Attribution, Decision
-from pellucid.core.card import MethodCard, Needs
-from pellucid.core.diagnosis import diagnose, diagnose_estimate, diagnose_inputs, diagnose_map, of_inputs
+from pellucid.core.card import Cost, MethodCard, Needs
+from pellucid.core.diagnosis import Finding, diagnose, diagnose_estimate, diagnose_inputs, diagnose_map, of_inputs
 from pellucid.core.estimate import Estimate, Interrupted
+from pellucid.core.input import Input
 from pellucid.core.label import Labels
+from pellucid.core.memory import Watch
 from pellucid.core.model import Ask, Inputs, Model, as_input
 from pellucid.core.prediction import OutputKind, Prediction
 from pellucid.core.random import NOISE, Key
@@ -137,32 +139,17 @@ class Explainer(Method):
                     "Check the weights and the scale of the input."
                 )
             decisions = tuple(decide(prediction, targets, given.sources, scores))
+            settled = _Settled(
+                given, placed, inputs, keys, weights, prediction, targets, decisions, tuple(findings), probed, watch
+            )
             spent = (quiet.passes.forward + probed.forward) // len(given)
-
-            def result(method: Explainer, estimate: Estimate, of: slice = slice(None)) -> Attribution:
-                own = diagnose_map(estimate.values, self.card.per) + diagnose_estimate(estimate)
-                rows = range(len(given))[of]
-                return Attribution(
-                    estimate=estimate.to(given.tensor.device),
-                    decisions=decisions[of],
-                    outputs=prediction.outputs[of].to(given.tensor.device),
-                    views=given.views[of],
-                    features=tuple(given.tensor.shape[1:]),
-                    packing=given.packing,
-                    findings=(*of_inputs(findings, rows), *own),
-                    cost=quiet.passes,
-                    diagnosis_cost=probed + quiet.trials,
-                    memory=None if watch is None else watch.memory(),
-                    recipe=recipe_of(method, quiet, weights, placed, targets[of], inputs[of], keys[of], estimate.notes),
-                )
-
             call = Call(keys, report, progress is not None, earlier, spent)
             try:
-                return result(self, self.attribute(quiet, placed, targets, call))
+                return settled.result(quiet, self, self.attribute(quiet, placed, targets, call))
             except (Interrupted, ModelError) as stop:
                 if stop.method is self:  # and not one that this one runs
                     stop.attributions = tuple(
-                        result(method, estimate, slice(i, i + 1)) for i, method, estimate in stop.parts
+                        settled.result(quiet, method, estimate, slice(i, i + 1)) for i, method, estimate in stop.parts
                     )
                 raise
 
@@ -184,6 +171,44 @@ class Explainer(Method):
     @abstractmethod
     def attribute(self, model: Model, x: Float[Tensor, "b *features"], targets: Targets, call: Call) -> Estimate:
         """The formula: raw signed scores of each input, with their error if they are sampled."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Settled:
+    """What is known of the inputs of a call before the method runs."""
+
+    given: Input
+    placed: Tensor
+    inputs: tuple[Key, ...]
+    keys: tuple[Key, ...]
+    weights: str
+    prediction: Prediction
+    targets: Targets
+    decisions: tuple[Decision, ...]
+    findings: tuple[Finding, ...]
+    probed: Cost
+    watch: Watch | None
+
+    def result(self, model: Model, method: Explainer, estimate: Estimate, of: slice = slice(None)) -> Attribution:
+        """The result of the method, of all inputs or of some."""
+        own = diagnose_map(estimate.values, method.card.per) + diagnose_estimate(estimate)
+        device = self.given.tensor.device
+        return Attribution(
+            estimate=estimate.to(device),
+            decisions=self.decisions[of],
+            outputs=self.prediction.outputs[of].to(device),
+            views=self.given.views[of],
+            features=tuple(self.given.tensor.shape[1:]),
+            packing=self.given.packing,
+            findings=(*of_inputs(self.findings, range(len(self.given))[of]), *own),
+            cost=model.passes,
+            diagnosis_cost=self.probed + model.trials,
+            memory=None if self.watch is None else self.watch.memory(),
+            recipe=recipe_of(
+                method, model, self.weights, self.placed, self.targets[of], self.inputs[of], self.keys[of],
+                estimate.notes,
+            ),
+        )  # fmt: skip
 
 
 class GlobalExplainer(Method):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core.abstract_model import Model
-from pellucid.core.stopping import Until, counts, most
+from pellucid.core.stopping import Until, counts, most, verdict
 from pellucid.core.target import Targets
 from pellucid.errors import ArgumentError, MemoryLimit, MissingNeed, ModelError
 
@@ -24,7 +24,7 @@ __all__ = ["Answers", "Fit", "Question", "Run", "affordable"]
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What scores show: `values` (S,) of segments or (*places), and the squared standard error of each, or None.
+    """What scores show: `values` (S,) of segments, and the squared standard error of each, or None.
 
     `independent` is how many of the values have an error of their own, to tell signal from noise: fewer than there are
     where neighbours share theirs. `change` is the number that the values divide, for methods that do; `notes` are facts
@@ -41,10 +41,10 @@ class Fit:
     contrast: "Fit | None" = None
     """What of the values tells them apart, where they stand on a constant that is no signal: its error counts."""
 
-    def relative(self, times: float = 1.0) -> float:
-        """The relative RMS error of the map, if the scores were `times` as many: infinite where no signal is known."""
+    def relative(self) -> float:
+        """The relative RMS error of the map: infinite where no signal is known."""
         if self.contrast is not None:
-            return self.contrast.relative(times)
+            return self.contrast.relative()
         if self.variance is None or not self.values.size or not np.isfinite(self.variance).all():
             return math.inf
         noise = float(self.variance.mean())
@@ -54,7 +54,7 @@ class Fit:
         spread = math.sqrt(max(spread, 0.0) / (self.independent or self.values.size))
         if noise == 0:  # scores that have not differed yet show no signal either
             return 0.0 if self.exact or self.values.any() else math.inf
-        return math.sqrt(noise / times / power) if math.isfinite(power) and power > 2 * spread else math.inf
+        return math.sqrt(noise / power) if math.isfinite(power) and power > 2 * spread else math.inf
 
 
 class Question(ABC):
@@ -100,7 +100,6 @@ class Answers:
     known: Float[np.ndarray, " n"] = field(default_factory=lambda: np.empty(0))
     tell: Callable[[int], None] = lambda rows: None
     failures: list[str] = field(default_factory=list)
-    asked: int = 0
     at_once: int = sys.maxsize
     """The most rows that a function was seen to take: a larger batch of those that have failed would fail again."""
 
@@ -126,7 +125,6 @@ class Answers:
                 rows = self.question.rows([query for query, _ in part], [copy for _, copy in part])
                 answers[done : done + len(part)] = self._scores(rows)
                 done += len(part)
-                self.asked += len(part)
                 self.tell(len(part))
         finally:
             whole = done // width
@@ -273,15 +271,8 @@ class Run:
 
     def _verdict(self, fitted: Fit, draws: int) -> str:
         assert self.until is not None  # noqa: S101  # only asked then
-        error, goal, calls = fitted.relative(), self.until.error, self.spent + draws * self.unit
-        if error <= goal:
-            return f"error {error:.2g} after {calls} model calls, at most {goal:g} was asked for"
-        if draws < self.most:
-            return ""
-        if math.isinf(error):
-            return f"no signal yet after {calls} model calls, the most that were allowed"
-        more = math.ceil(draws * self.unit * ((error / goal) ** 2 - 1))
-        return (
-            f"error {error:.2g} after {calls} model calls, the most that were allowed; for {goal:g} about {more} more "
-            "would be needed"
-        )
+        error, goal, calls = fitted.relative(), self.until.error, draws * self.unit
+        return verdict(
+            error, goal, f"{self.spent + calls} model calls", last=draws >= self.most,
+            more=lambda: calls * ((error / goal) ** 2 - 1),
+        )  # fmt: skip

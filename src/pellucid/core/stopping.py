@@ -1,14 +1,14 @@
 """When to stop sampling: at a count, or once the map is as certain as was asked for."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pellucid.core.checks import check_count
 from pellucid.core.recipe import Value
 from pellucid.errors import ArgumentError
 
-__all__ = ["Until", "check_samples", "counts", "lengthened", "most"]
+__all__ = ["Until", "check_samples", "counts", "lengthened", "most", "verdict"]
 
 _FIRST, _FACTOR = 16, 1.5
 
@@ -78,6 +78,21 @@ def counts(n_samples: int | Until, size: int, taken: int = 0) -> list[int]:
     whole = {max(-(-step // size), 2) for step in steps}
     looks = sorted({n for n in whole | {least} if max(least, 1) <= n < end} | {end})
     return [n for n in looks if n >= taken] or [taken]
+
+
+def verdict(error: float, goal: float, taken: str, *, last: bool, more: Callable[[], float | None]) -> str:
+    """Why an input stops after what was `taken`, in words; or nothing, if it goes on. `more` says how many more would
+    reach the goal, None if no number does.
+    """
+    if error <= goal:
+        return f"error {error:.2g} after {taken}, at most {goal:g} was asked for"
+    if not last:
+        return ""
+    if math.isinf(error):
+        return f"no signal yet after {taken}, the most that were allowed"
+    needed = more()
+    then = "no number of samples is enough" if needed is None else f"about {needed:.0f} more would be needed"
+    return f"error {error:.2g} after {taken}, the most that were allowed; for {goal:g} {then}"
 
 
 def lengthened(n_samples: int | Until, taken: Sequence[int], more: "int | Until") -> "int | Until":

@@ -7,14 +7,16 @@ What is explained is a linear functional of h, so its posterior mean and varianc
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["LEAST_R2", "OddProcess", "fit_weights", "posterior", "predicted"]
+from pellucid.core.queries import Fit
 
-LEAST_R2 = 0.15
+__all__ = ["OddProcess", "fit_weights", "posterior", "predicted", "told"]
+
+_LEAST_R2 = 0.15
 """Of left-out half-differences: under it the process has not found the game, and its posterior variance says little."""
 
 _STEPS = 20
@@ -64,6 +66,18 @@ def predicted(
     power = float((halves**2).mean())
     left = alpha / diagonal  # Rasmussen & Williams 2006, eq. 5.12
     return 1 - float((left**2).mean()) / power if power else 0.0
+
+
+def told(fit: Fit, r2: float, instead: str) -> Fit:
+    """The fit of a process with this leave-one-out R2; without its error where that cannot be believed."""
+    noted = replace(fit, notes={**fit.notes, "r2": r2})
+    if r2 >= _LEAST_R2 or fit.variance is None or not fit.variance.any():
+        return noted
+    said = (
+        f"The process that estimates the map predicts {max(r2, 0):.0%} of the power of scores that it has not seen, "
+        f"under {_LEAST_R2:.0%}: no error is shown. A larger budget may mend it, or estimator={instead}."
+    )
+    return replace(noted, variance=None, findings=(said,))
 
 
 def fit_weights(

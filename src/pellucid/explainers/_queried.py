@@ -5,6 +5,7 @@ A method says which altered copies to ask about and what their scores show (`que
 diagnosis' repetition and every altered copy.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from pellucid.core.explainer import Call, Explainer
 from pellucid.core.model import Model
 from pellucid.core.queries import Answers, Fit, Question, Run, affordable
 from pellucid.core.random import Key
-from pellucid.core.segments import HELD, PatchesOrColumns, Segments, check_segments, segmented
+from pellucid.core.segments import HELD, PatchesOrColumns, Segments, check_segments, places_of, segmented
 from pellucid.core.stopping import Until, lengthened
 from pellucid.core.target import Targets
 from pellucid.errors import ArgumentError, ModelError
@@ -84,8 +85,9 @@ class Queried(Explainer):
         """What to ask about one input with so many model calls, and what the answers show."""
 
     def divided(self, model: Model, x: Float[Tensor, "b *features"]) -> Int[Tensor, "b *places"]:
-        """The segment of each place; methods without segments have one place in each."""
-        return segmented(PatchesOrColumns(), x, model.preprocess, model.packing)
+        """The segment of each place; of methods without segments each place is one."""
+        sides = places_of(x.shape[1:])
+        return torch.arange(math.prod(sides), device=x.device).view(sides).expand(len(x), *sides)
 
     def goals(self, model: Model, targets: Targets) -> Targets:
         """What is scored: the targets themselves, unless the method is of another number."""
@@ -268,13 +270,10 @@ class Masked(Question):
         return [row.tobytes() for row in np.packbits(self.masks(queries), axis=1)]
 
 
-def painted(values: np.ndarray, place: Place) -> Float[Tensor, "1 *map"]:
-    """The value of each place's segment, (1, 1, *places), of tables (1, F); maps of all places pass."""
-    found = torch.from_numpy(np.asarray(values))
-    if values.shape != tuple(place.labels.shape) or values.ndim == 1:
-        labels = place.labels.cpu()
-        found = torch.where(labels == HELD, 0.0, found[labels])
-    return place.spread(found[None])
+def painted(values: Float[np.ndarray, " s"], place: Place) -> Float[Tensor, "1 *map"]:
+    """The value of each place's segment, (1, 1, *places), of tables (1, F)."""
+    labels = place.labels.cpu()
+    return place.spread(torch.where(labels == HELD, 0.0, torch.from_numpy(values)[labels])[None])
 
 
 def _fitted(run: Run) -> Fit:

@@ -184,7 +184,9 @@ class Masking(Question):
                 f"A map of random masks needs {self.least} {what} with scores, but only {int(known.sum())} of "
                 f"{len(each)} have them. Take a larger `budget`, or another baseline."
             )
-        return self.estimator.fit(each[known], drawn(self.place.stream, range(len(each)), self.grid, self.p)[known])
+        found = self.estimator.fit(each[known], drawn(self.place.stream, range(len(each)), self.grid, self.p)[known])
+        variance = None if found.variance is None else found.variance.ravel()
+        return replace(found, values=found.values.ravel(), variance=variance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,10 +210,6 @@ class RandomMasks(Budgeted):
                 f"{self.card.title} is of pictures (B, C, H, W) or signals (B, C, T), where neighbours belong "
                 f"together. Got inputs {features}. For tables, and for several inputs at once, take KernelSHAP()."
             )
-
-    def divided(self, model: Model, x: Float[Tensor, "b *features"]) -> Int[Tensor, "b *places"]:
-        sides = places_of(x.shape[1:])  # each place by itself
-        return torch.arange(math.prod(sides), device=x.device).view(sides).expand(len(x), *sides)
 
     def goals(self, model: Model, targets: Targets) -> Targets:
         """A class is scored by its probability (section 3.1), other targets as they are."""

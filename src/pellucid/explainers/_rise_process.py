@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pellucid.core.queries import Fit
-from pellucid.explainers._odd_process import LEAST_R2, fit_weights, predicted
+from pellucid.explainers._odd_process import fit_weights, predicted, told
 from pellucid.explainers._rise import Grid, Masks, along_first
 
 __all__ = ["rise_fit"]
@@ -46,15 +46,7 @@ def rise_fit(halves: Float[np.ndarray, " n"], masks: Masks) -> Fit:
     # K^-1 h and the diagonal of K^-1 of the half-differences themselves.
     alpha = basis @ process.alpha + (halves - basis @ turned) / process.noise
     diagonal = ((basis @ process.inverse) * basis).sum(1) + (1 - (basis**2).sum(1)) / process.noise
-    r2 = predicted(alpha, diagonal, halves)
-    notes: dict[str, float | str] = {"r2": r2}
-    if r2 < LEAST_R2 and variance.any():
-        said = (
-            f"The process that estimates the map predicts {max(r2, 0):.0%} of the power of scores that it has not "
-            f"seen, under {LEAST_R2:.0%}: no error is shown. A larger budget may mend it, or estimator=Centred()."
-        )
-        return Fit(values, None, independent, notes=notes, findings=(said,))
-    return Fit(values, variance, independent, notes=notes)
+    return told(Fit(values, variance, independent), predicted(alpha, diagonal, halves), "Centred()")
 
 
 def _turned(

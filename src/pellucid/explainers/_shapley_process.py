@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 
 from pellucid.core.queries import Fit
 from pellucid.core.segments import HELD
-from pellucid.explainers._odd_process import LEAST_R2, fit_weights, posterior
+from pellucid.explainers._odd_process import fit_weights, posterior, told
 
 __all__ = ["Neighbourhood", "neighbourhood", "shapley_fit"]
 
@@ -147,15 +147,7 @@ def shapley_fit(signs: Float[np.ndarray, "n s"], halves: Float[np.ndarray, " n"]
     change = float(2 * halves[0])
     phi += (change - phi.sum()) / len(phi)
     spread = np.clip(prior - np.einsum("sa,ab,sb->s", values, process.inverse, values, optimize=True), 0, None)
-    r2 = process.r2
-    notes: dict[str, float | str] = {"segments": float(len(phi)), "r2": r2}
-    if r2 < LEAST_R2 and spread.any():
-        said = (
-            f"The process that estimates the map predicts {max(r2, 0):.0%} of the power of scores that it has not "
-            f"seen, under {LEAST_R2:.0%}: no error is shown. A larger budget may mend it, or estimator=Regression()."
-        )
-        return Fit(phi, None, change=change, notes=notes, findings=(said,))
-    return Fit(phi, spread, change=change, notes=notes)
+    return told(Fit(phi, spread, change=change, notes={"segments": float(len(phi))}), process.r2, "Regression()")
 
 
 def neighbourhood(labels: Int[np.ndarray, "*places"]) -> Neighbourhood:

@@ -15,12 +15,11 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Per, Scope, Stage
+from pellucid.core.card import MethodCard
 from pellucid.core.queries import Fit, Question
-from pellucid.core.stopping import most
 from pellucid.errors import ArgumentError
 from pellucid.explainers._queried import Budgeted, Place, Segmented
-from pellucid.explainers._shapley import Game, PairEstimator
+from pellucid.explainers._shapley import AllSets, Game, PairEstimator, all_fit, shapley_card
 from pellucid.explainers.paired_gp import PairedGP
 
 __all__ = ["KernelSHAP", "Regression"]
@@ -50,8 +49,6 @@ class Regression(PairEstimator):
         players = signs.shape[1]
         change = 2 * halves[0]
         notes: dict[str, float | str] = {"segments": float(players)}
-        if players == 1:
-            return Fit(np.array([change]), np.zeros(1), change=float(change), notes=notes, exact=True)
         x, y = signs[1:], 2 * halves[1:]
         sizes = (x > 0).sum(1)
         weights = 1 / (sizes * (players - sizes))
@@ -109,27 +106,10 @@ class KernelSHAP(Segmented, Budgeted):
 
     @property
     def card(self) -> MethodCard:
-        return MethodCard(
-            name="kernel-shap",
-            title="KernelSHAP",
-            scope=Scope.LOCAL,
-            stage=Stage.POST_HOC,
-            applicability=Applicability.MODEL_AGNOSTIC,
-            needs=Needs.SCORES,
-            cost=Cost(forward=most(self.budget)),
-            reference="Lundberg & Lee 2017, arXiv:1705.07874",
-            unit="score",
-            per=Per.SEGMENT,
-            channels="sum",
-            sampled=True,
-            caveats=(
-                "the baseline decides what absent means",
-                "absent segments make inputs that no model was trained on",
-            ),
-        )
+        return shapley_card("kernel-shap", "KernelSHAP", "Lundberg & Lee 2017, arXiv:1705.07874", self.budget)
 
     def question(self, place: Place, calls: int) -> Question:
-        return Game(place, self.estimator, calls)
+        return AllSets(place) if all_fit(place, calls) else Game(place, self.estimator)
 
 
 def _told(gram: Float[np.ndarray, "s s"]) -> Bool[np.ndarray, " s"]:

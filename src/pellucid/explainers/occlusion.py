@@ -12,13 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
 
 from pellucid.core.card import Applicability, Cost, MethodCard, Modality, Needs, Per, Scope, Stage
 from pellucid.core.checks import check_count
-from pellucid.core.model import Model
 from pellucid.core.queries import Fit, Question
 from pellucid.core.segments import places_of
 from pellucid.errors import ArgumentError, ModelError
@@ -129,11 +126,6 @@ class SlidingOcclusion(Queried):
                 f"have one length for all of them or one for each. Got inputs of {features}, window {self.window}, "
                 f"stride {self.stride}. For tables and several tensors take Occlusion."
             )
-
-    def divided(self, model: Model, x: Float[Tensor, "b *features"]) -> Int[Tensor, "b *places"]:
-        places = places_of(x.shape[1:])
-        each = torch.arange(int(np.prod(places)), device=x.device).view(places)
-        return each.expand(len(x), *places)
 
     def question(self, place: Place, calls: int) -> Question:
         axes = place.labels.ndim

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from pellucid.core.card import Applicability, Cost, MethodCard, Needs, Per, Scope, Stage
+from pellucid.core.card import MethodCard
 from pellucid.core.queries import Fit, Question
 from pellucid.core.random import uniform
-from pellucid.core.stopping import most
 from pellucid.errors import ModelError
 from pellucid.explainers._queried import Budgeted, Masked, Place, Segmented
-from pellucid.explainers._shapley import exact_values, exactly
+from pellucid.explainers._shapley import AllSets, all_fit, change_of, shapley_card
 
 __all__ = ["ShapleySampling"]
 
@@ -46,47 +45,27 @@ class ShapleySampling(Segmented, Budgeted):
 
     @property
     def card(self) -> MethodCard:
-        return MethodCard(
-            name="shapley-sampling",
-            title="Shapley sampling",
-            scope=Scope.LOCAL,
-            stage=Stage.POST_HOC,
-            applicability=Applicability.MODEL_AGNOSTIC,
-            needs=Needs.SCORES,
-            cost=Cost(forward=most(self.budget)),
-            reference="Castro et al. 2009, doi:10.1016/j.cor.2008.04.004; Mitchell et al. 2022, arXiv:2104.12199",
-            unit="score",
-            per=Per.SEGMENT,
-            channels="sum",
-            sampled=True,
-            caveats=(
-                "the baseline decides what absent means",
-                "absent segments make inputs that no model was trained on",
-            ),
-        )
+        reference = "Castro et al. 2009, doi:10.1016/j.cor.2008.04.004; Mitchell et al. 2022, arXiv:2104.12199"
+        return shapley_card("shapley-sampling", "Shapley sampling", reference, self.budget)
 
     def question(self, place: Place, calls: int) -> Question:
-        return _Orders(place, calls)
+        return AllSets(place) if all_fit(place, calls) else _Orders(place)
 
 
 class _Orders(Masked):
     """Draw i is an order and its reverse: the full set, the empty one, those that grow in the order, those that grow in
-    the reverse. Or all sets that there are, in the order of binary numbers, if the budget allows.
+    the reverse.
     """
 
     believed = 12
     """Stopping where chance made the spread of 2 pairs small, 95 % intervals held 0.85 to 0.92 of truths."""
 
-    def __init__(self, place: Place, calls: int) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.exact = exactly(self.players, calls // self.width)
-        self.size = 1 if self.exact else 2 * self.players
-        self.end = 2**self.players if self.exact else None
+        self.size = 2 * self.players
 
     def masks(self, queries: Sequence[int]) -> np.ndarray:
         asked = np.asarray(queries)
-        if self.exact:
-            return np.asarray(asked[:, None] >> np.arange(self.players) & 1 == 1)
         draws, inverse = np.unique(asked // self.size, return_inverse=True)
         ranks = self.ranks(draws.tolist())[inverse]
         at = asked % self.size
@@ -101,15 +80,8 @@ class _Orders(Masked):
         return numbers.argsort(1).argsort(1)
 
     def fit(self, scores: Float[np.ndarray, " n"]) -> Fit:
-        if self.exact:
-            return exact_values(scores, self.players)
         draws = scores.reshape(-1, self.size)
-        full, none = draws[0, 0], draws[0, 1]
-        if not np.isfinite([full, none]).all():
-            raise ModelError(
-                "Shapley values divide the change from the baseline to the input, but the model has no score for one "
-                "of the two. Take another baseline."
-            )
+        change = change_of(draws[0, 0], draws[0, 1])
         each = self._added(draws)
         whole = np.isfinite(each).all(1)
         each, lost = each[whole], int((~whole).sum())
@@ -124,7 +96,7 @@ class _Orders(Masked):
         if variance is None:
             findings += ("One pair of orders shows no error; another one takes as many model calls again.",)
         notes: dict[str, float | str] = {"segments": float(self.players), "orders": 2.0 * len(each)}
-        return Fit(each.mean(0), variance, change=float(full - none), notes=notes, findings=findings)
+        return Fit(each.mean(0), variance, change=change, notes=notes, findings=findings)
 
     def _added(self, draws: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m s"]:
         """What each segment adds, the mean of the order and its reverse."""

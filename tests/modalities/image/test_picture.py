@@ -13,7 +13,7 @@ import pellucid as pl
 from pellucid.core.recipe import Recipe
 from pellucid.modalities.image import draw
 from pellucid.modalities.image.draw import Panel
-from pellucid.modalities.image.picture import method_caption, method_title, on_one_scale, title_of
+from pellucid.modalities.image.picture import method_caption, method_title, on_one_scale, taken, title_of
 from pellucid.modalities.image.uncertainty import certain_blocks
 
 CRIMSON = (220, 20, 60)  # reasons for a blank map
@@ -373,6 +373,16 @@ def test_a_gallery_breaks_into_rows_of_four(composed):
 
 
 @pytest.mark.doors
+@pytest.mark.parametrize(
+    ("error", "words"), [(0.46, ", error 0.46"), (float("inf"), "no signal yet"), (None, "n = 60")]
+)
+def test_a_gallery_tells_the_error_of_each_sampled_map(error, words):
+    model = pl.FunctionModel(lambda rows: rows.mean((1, 2, 3)), output="regression")
+    a = pl.LIME(segments=pl.Patches(2), budget=60)(model, uniform(1, 3, 8, 8))
+    told = None if error is None else torch.tensor([error])
+    assert taken(replace(a, estimate=replace(a.estimate, error=told))).endswith(words)
+
+
 def test_a_gallery_of_nothing_or_of_a_bare_tensor_is_refused():
     with pytest.raises(pl.ArgumentError, match="at least one attribution"):
         pl.gallery([])
