@@ -31,8 +31,11 @@ def test_all_sets_give_the_values_of_the_definition(seed):
 
 
 def test_efficiency_the_values_divide_the_change():
-    game = random_game(PLAYERS, 0)
-    assert values_of(game).sum() == pytest.approx(game[-1] - game[0], abs=1e-12)
+    game = random_game(PLAYERS, 0) + 7  # worth something without any player
+    a = EXACT(as_model(game), torch.ones(1, PLAYERS, dtype=torch.float64))
+    assert float(a.scores.sum()) == pytest.approx(game[-1] - game[0], abs=1e-12)
+    assert a.recipe.notes["change"] == pytest.approx([game[-1] - game[0]], abs=1e-12)
+    assert float(a.estimate.residual) == pytest.approx(0, abs=1e-12)
 
 
 def test_symmetry_players_that_do_the_same_get_the_same():

@@ -12,6 +12,7 @@ from tests.oracles import uniform
 import pellucid as pl
 from pellucid.errors import ArgumentError, ModelError
 from pellucid.models.http import Answers
+from pellucid.models.inference_protocol import Plain
 
 ONE = pl.Transport(micro_batch=1, connections=1, retries=0)
 ROWS = torch.arange(12, dtype=torch.float32).reshape(6, 2)
@@ -436,3 +437,17 @@ def test_credentials_stand_in_no_text(served):
     a = pl.Occlusion()(found, ROWS[:1], 0)
     for text in (str(told.value), repr(told.value), repr(found), str(found), found.name, repr(a.recipe), repr(a)):
         assert not any(secret in text for secret in SECRETS)
+
+
+def test_what_any_part_of_it_says_is_masked_once_more(served):
+    """What a server says is masked where it is read; should a part forget it, no text shows it."""
+
+    class Repeats(Plain):
+        def outputs(self, reply):
+            raise ModelError(f"Expected numbers, but got {SECRETS[1]}.")
+
+    found = model(served, path=f"/predict?key={SECRETS[1]}")
+    found.protocol = Repeats()
+    with pytest.raises(ModelError, match="Expected numbers, but got …") as told:
+        found.predict(ROWS)
+    assert SECRETS[1] not in str(told.value)

@@ -100,7 +100,6 @@ MUTANTS = [
     shapley("exact by the calls of a single baseline", "2**place.players * len(place.absent) <= calls", "2**place.players <= calls"),
     queries("a look that is not the last taken for it", "last=draws >= self.most", "last=True"),
     queries("calls for an error as if it fell with their number", "((error / goal) ** 2 - 1)", "((error / goal) - 1)"),
-    queried("methods without segments that have patches", "view(sides).expand(len(x), *sides)", "view(sides).expand(len(x), *sides) // 2"),
     process("neighbours among the columns of a table", "if labels.ndim == 1 and len(labels) <= players:", "if False:"),
     process("segments that touch across what is held", "(one != other) & (one != HELD) & (other != HELD)", "(one != other)"),
     odd("the logarithm of the determinant forgotten", "value = 0.5 * float(y @ alpha) + half_logdet", "value = 0.5 * float(y @ alpha)"),

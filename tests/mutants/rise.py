@@ -12,6 +12,7 @@ _DEBIASED = "explainers/debiased_rise.py"
 _PROCESS = "explainers/_rise_process.py"
 
 MUTANTS: list[Mutant] = [
+    Mutant("methods without segments that have patches", "explainers/_queried.py", "view(sides).expand(len(x), *sides)", "view(sides).expand(len(x), *sides) // 2", (RISE,)),
     Mutant("masks without a shift", _MASKS, "(each[:, cells:] * counts).astype", "(each[:, cells:] * 0).astype", (RISE,)),
     Mutant(
         "shifts that never reach the last place of a cell",
