@@ -25,6 +25,20 @@ def test_what_a_call_asked_for_is_what_the_recipe_records():
             assert apart.run(x)["micro_batch"] == 6, "each call counts its own"
 
 
+def test_without_gradients_twice_as_many_rows_go_at_once_and_again_when_it_is_reproduced():
+    seen: list[int] = []
+    net = conv_net()
+    net.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    model, x = pl.TorchModel(net), uniform(1, 3, 224, 224)
+    for explain, rows in ((pl.KernelSHAP(budget=200), 12), (pl.SmoothGrad(n_samples=12), 6)):
+        seen.clear()
+        a = explain(model, x)
+        assert max(seen) == a.recipe.run["micro_batch"] == rows
+        seen.clear()
+        assert torch.equal(a.reproduce(model, x).scores, a.scores)
+        assert max(seen) == rows
+
+
 @pytest.mark.doors
 def test_a_micro_batch_below_a_group_is_refused():
     model = pl.TorchModel(conv_net(), micro_batch=4)

@@ -123,6 +123,7 @@ class Explainer(Method):
             quiet.watched(len(given)) as watch,
             quiet.quick(placed := quiet.place(given.tensor)),
         ):
+            quiet.forward_only = scores_only = not self.card.needs & ~Needs.SCORES
             prediction = quiet.prediction(placed, self.asks(quiet, placed))
             targets = settle(target, prediction)
             scores = quiet.scores(placed, targets) if targets.layers else targets.score(prediction.outputs)
@@ -133,7 +134,7 @@ class Explainer(Method):
                 samples = self.card.cost.forward * len(given)
                 watch.tell = lambda peak: progress(Progress(0, samples, None, peak))
             quiet.restart()  # whether or not the prediction's pass serves for the method
-            if not self.card.needs & ~Needs.SCORES and not bool(scores.isfinite().any()):
+            if scores_only and not bool(scores.isfinite().any()):
                 raise ModelError(
                     f"{model.name} answers with NaN or infinity on the input itself: there is no decision to explain. "
                     "Check the weights and the scale of the input."

@@ -53,6 +53,10 @@ class Place:
         """
         return values if self.labels.ndim == self.x.ndim - 1 else values[:, None]
 
+    def away(self, copies: Sequence[int]) -> Float[Tensor, "m *features"]:
+        """What stands in for what is absent in each of these copies; of one baseline, that one."""
+        return self.absent if len(self.absent) == 1 else self.absent[list(copies)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Queried(Explainer):
@@ -264,7 +268,7 @@ class Masked(Question):
         present = torch.from_numpy(self.masks(queries)).to(self.place.x.device)
         held = torch.cat([present, torch.ones_like(present[:, :1])], 1)  # HELD is the last
         kept = self.place.spread(held[:, self.place.labels])
-        return torch.where(kept, self.place.x, self.place.absent[list(copies)])
+        return torch.where(kept, self.place.x, self.place.away(copies))
 
     def codes(self, queries: Sequence[int]) -> list[bytes] | None:
         return [row.tobytes() for row in np.packbits(self.masks(queries), axis=1)]

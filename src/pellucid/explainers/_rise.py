@@ -168,7 +168,7 @@ class Masking(Question):
     def rows(self, queries: Sequence[int], copies: Sequence[int]) -> Float[Tensor, "m *features"]:
         kept = torch.from_numpy(self.masks(queries).values()).to(self.place.x)
         # Exact at both ends, which x m + absent (1 - m) is too, but absent + m (x - absent) is not.
-        return torch.lerp(self.place.absent[list(copies)], self.place.x, self.place.spread(kept))
+        return torch.lerp(self.place.away(copies), self.place.x, self.place.spread(kept))
 
     def codes(self, queries: Sequence[int]) -> list[bytes]:
         masks = self.masks(queries)

@@ -106,8 +106,7 @@ class _Faded(Question):
         x = self.place.x
         kept = torch.from_numpy(self.masks(queries)).to(x)
         held = torch.cat([kept, torch.ones_like(kept[:, :1])], 1)  # HELD is the last
-        away = self.place.absent[list(copies)]
-        return torch.lerp(away, x.expand_as(away), self.place.spread(held[:, self.place.labels]).expand_as(away))
+        return torch.lerp(self.place.away(copies), x, self.place.spread(held[:, self.place.labels]))
 
     def fit(self, scores: Float[np.ndarray, " n"]) -> Fit:
         values, variance, level = total_indices(scores.reshape(-1, self.size))
