@@ -24,8 +24,8 @@ from pellucid.explainers.lime import surrogate
 
 RESNET, LITE0 = "ResNet-20", "EfficientNet-Lite0"
 PHOTOS = (50, 150, 250)
-PICTURES = range(10, 20, 2)
-"""The second CIFAR picture of every other class: none was looked at while the kernels were chosen."""
+PICTURES = range(10, 30, 2)
+"""The second and third CIFAR picture of every other class: none was looked at while the kernels were chosen."""
 
 CLEAN = 1
 """Of a budget, the call on the photo itself."""
