@@ -1,7 +1,7 @@
 """How exact pellucid's black-box methods are for a number of model calls, and how fast, beside shap, shapiq and Captum.
 
-It runs for about half an hour on two cores and writes its tables into benchmarks/README.md; `--quick` (2 minutes) prints
-the parts on ResNet-20. Errors do not depend on the machine: all estimators ask the same function of masks (games.py).
+It runs for about half an hour on two cores and writes its tables into benchmarks/README.md; `--quick` (2 minutes)
+prints the parts on ResNet-20. Errors do not depend on the machine: all estimators ask the same function of masks (games.py).
 What is timed takes turns, in processes of its own (maskers.py).
 """
 
@@ -349,11 +349,11 @@ def _times(what: str, peers: Sequence[Contender], own: Mapping[str, Contender], 
     yield f"| | seconds | {heads} | bar | maps |\n|---|--:|{'--:|' * len(own)}--:|--:|"
     for name in own:
         yield f"| pellucid, {name} | {turns.median(name):.3g} |{' |' * len(own)} | |"
-    for name in named:
+    for name, peer in named.items():
         low, middle, high = np.quantile([turns.ratios(name, one) for one in own], (0.25, 0.5, 0.75), axis=1)
         ratios = [f"{m:.2f} ({a:.2f}-{b:.2f})" for a, m, b in zip(low, middle, high, strict=True)]
         alike = min(float(np.corrcoef(maps[name].ravel(), maps[one].ravel())[0, 1]) for one in own)
-        bar = verdict("2.0", min(middle) >= 2) if first.case == LITE0 and named[name].batch is None else ""
+        bar = verdict("2.0", min(middle) >= 2) if first.case == LITE0 and peer.batch is None else ""
         cells = [name, f"{turns.median(name):.3g}", *ratios, bar, f"{alike:.3f}"]
         yield f"| {' | '.join(cells)} |"
 
