@@ -1,8 +1,8 @@
 """How exact pellucid's black-box methods are for a number of model calls, and how fast, beside shap, shapiq and Captum.
 
 It runs for about half an hour on two cores and writes its tables into benchmarks/README.md; `--quick` (2 minutes)
-prints the parts on ResNet-20. Errors do not depend on the machine: all estimators ask the same function of masks (games.py).
-What is timed takes turns, in processes of its own (maskers.py).
+prints the parts on ResNet-20. Errors do not depend on the machine: all estimators ask the same function of masks
+(games.py). What is timed takes turns, in processes of its own (maskers.py).
 """
 
 import argparse
