@@ -274,11 +274,33 @@ def test_until_takes_as_many_as_it_must_even_beyond_the_most():
     assert run.draws == 50
 
 
-def test_rows_beside_failing_ones_are_asked_again_once_only():
+def test_where_many_rows_fail_few_are_asked_at_once():
     count = Counting(fails=range(0, 400, 4))
     answers_of(Numbers(), count, micro_batch=64).upto(400)
-    # The first piece of 58 is halved until its failing rows stand alone; all others are asked one by one.
-    assert count.given <= 400 + 58 * 6
+    # The pieces of 58, 29, 14, 7 are halved until what fails stands alone; after that one row more at each failure.
+    assert count.given <= 400 + 58 * 6 + 29 * 5 + 14 * 4 + 7 * 3 + 400
+
+
+def test_a_row_that_fails_leaves_the_pieces_large():
+    count = Counting(fails=[100])
+    found = answers_of(Numbers(), count, micro_batch=64).upto(4000)
+    assert np.flatnonzero(np.isnan(found)).tolist() == [100]
+    assert count.given <= 4000 + 64 * 6
+    assert min(count.sizes[-50:]) > 50
+
+
+def test_a_function_that_takes_few_rows_at_once_is_not_given_more_again():
+    count = Counting()
+
+    def takes_eight(rows):
+        if len(rows) > 8:
+            count.given += len(rows)
+            raise ValueError("too many")
+        return count(rows)
+
+    found = answers_of(Numbers(), takes_eight, micro_batch=64).upto(400)
+    assert found.tolist() == list(range(400))
+    assert count.given <= 400 + 58 + 2 * 29 + 4 * 15
 
 
 def test_what_need_not_be_asked_is_told_as_done():

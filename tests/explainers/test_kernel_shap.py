@@ -111,6 +111,25 @@ def test_segments_that_cannot_be_told_apart_have_no_error_and_it_is_said():
     assert float(a.estimated_error) == float("inf")
 
 
+def test_pairs_that_are_fitted_in_any_case_show_no_error():
+    """Four values that divide a change are three; three different pairs leave no rest, however often they come."""
+    signs = np.array([[1, 1, 1, 1], [1, -1, -1, -1], [-1, 1, -1, -1], [-1, -1, 1, -1], [1, 1, -1, -1.0]])
+    halves = np.array([3.0, 1.0, 4.0, 1.0, 5.0])
+    place = Place(ONES[:, :4], ONES[:, :4], torch.arange(4), Key.named("x"))
+
+    def fit(pairs, complements=()):
+        side = np.where(np.isin(np.arange(len(pairs)), complements), -1.0, 1.0)
+        return pl.Regression().shapley(signs[pairs] * side[:, None], halves[pairs] * side, place)
+
+    few, enough = fit([0, 1, 1, 2, 2, 3, 3], complements=[2, 4]), fit([0, 1, 2, 3, 4, 1])
+    assert np.isnan(few.variance).all()
+    assert few.relative() == float("inf")
+    assert "3 different pairs of sets fit 4 segments" in few.findings[0]
+    assert np.isfinite(enough.variance).all()
+    assert enough.variance.min() > 0
+    assert not enough.findings
+
+
 def test_another_seed_draws_other_sets_and_the_same_seed_the_same():
     model, x = quadratic(20)[0], torch.ones(1, 20, dtype=torch.float64)
     one, same, other = (replace(sampled, seed=seed)(model, x).scores for seed in (0, 0, 1))

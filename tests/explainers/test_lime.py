@@ -208,6 +208,21 @@ def test_fewer_masks_than_show_an_error_show_none():
     assert np.isnan(few).all()
 
 
+def test_masks_that_come_again_show_no_error():
+    """Three coefficients and a constant are fitted to four masks without a rest, however often they come."""
+    masks = np.array([[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1]], dtype=bool)
+    scores = np.array([1.0, 2.0, 4.0, 3.0, 0.0])
+    few, known = (surrogate(masks[n], scores[n], 0.25, 0.0, whole=True).variance
+                  for n in ([0, 1, 2, 3, 1, 2, 3], [0, 1, 2, 3, 4, 2, 3]))  # fmt: skip
+    assert np.isnan(few).all()
+    assert (known > 0).all()
+
+
+def test_a_single_segment_has_all_its_masks():
+    masks = np.array([[1], [0], [1], [0]], dtype=bool)
+    assert np.isfinite(surrogate(masks, masks[:, 0] * 2.0, 0.25, 1.0, whole=True).variance).all()
+
+
 # How well the surrogate follows
 
 

@@ -7,6 +7,8 @@ from tests.explainers.games import quadratic
 from tests.oracles import conv_net, uniform
 
 import pellucid as pl
+from pellucid.core.random import Key
+from pellucid.explainers._queried import Place
 
 shap = pl.KernelSHAP(estimator=pl.PairedGP(), baseline=pl.Zeros(), budget=120)
 
@@ -45,6 +47,30 @@ def test_a_table_serves():
     ratio = (a.scores[0].numpy() - phi) / a.standard_error[0].numpy()
     assert np.abs(ratio).max() < 5
     assert np.corrcoef(a.scores[0], phi)[0, 1] > 0.95
+
+
+def test_the_order_of_a_tables_columns_means_nothing_also_where_they_are_grouped_or_held():
+    signs = np.where(uniform(20, 4, seed=5).numpy() > 0, 1.0, -1.0)
+    signs[0] = 1.0
+    halves = signs @ [1.0, 2.0, -1.0, 0.5]
+    x = torch.ones(1, 7)
+
+    def fit(labels, x=x):
+        return pl.PairedGP().shapley(signs, halves, Place(x, x, torch.tensor(labels), Key.named("x")))
+
+    one, other = fit([0, 1, 1, 2, 3, 3, -1]), fit([3, 1, -1, 0, 3, 2, 1])
+    assert np.array_equal(one.values, other.values)
+    assert np.array_equal(one.variance, other.variance)
+    signal = fit([0, 1, 1, 2, 3, 3, -1], torch.ones(1, 2, 7))  # whose steps have an order
+    assert not np.array_equal(one.variance, signal.variance)
+
+
+def test_it_is_not_believed_before_its_weights_are_known():
+    model = pl.FunctionModel(lambda rows: rows.mean((1, 2, 3)), output="regression")
+    loose, x = pl.Until(error=100, at_most=400), uniform(1, 1, 12, 12)
+    for explain in (replace(shap, segments=pl.Patches(4)), pl.DebiasedRISE(cells=4, estimator=pl.PairedGP())):
+        a = replace(explain, budget=loose)(model, x)
+        assert 2 * 32 <= a.samples_used < 400, explain
 
 
 def test_where_its_process_finds_nothing_no_error_is_shown_and_it_is_said():

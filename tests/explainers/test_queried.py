@@ -46,6 +46,18 @@ def test_each_input_has_the_budget():
     assert count.rows <= 400
 
 
+def test_what_was_not_asked_because_it_had_been_is_said():
+    count = Counting()
+    explain, x = replace(shap, budget=600), X[:1, :10]
+    a = explain(pl.FunctionModel(count), x, 0)
+    again = 600 - count.rows
+    assert again > 100
+    assert a.stopped == f"the budget of 600 model calls was spent, {again} of them on copies that had been asked about"
+    longer = replace(shap, budget=400)(pl.FunctionModel(Counting()), x, 0).extend(pl.FunctionModel(Counting()), x, 200)
+    assert longer.stopped == a.stopped
+    assert shap(pl.FunctionModel(Counting()), X[:1], 0).stopped == "the budget of 200 model calls was spent"
+
+
 def test_no_mask_is_asked_twice():
     count = Counting()
     replace(shap, budget=600)(pl.FunctionModel(count), X[:1, :11], 0)

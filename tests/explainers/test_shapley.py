@@ -38,6 +38,16 @@ def test_efficiency_the_values_divide_the_change():
     assert float(a.estimate.residual) == pytest.approx(0, abs=1e-12)
 
 
+def test_a_change_of_nothing_is_divided_without_a_rest():
+    """|s - 3| of a sum s from 0 to 6: odd in no part, so that values, change and rest are rounding alone."""
+    model = pl.FunctionModel(lambda rows: np.abs(rows @ [1.0, 2.0, 3.0] - 3.0), output="regression")
+    for budget in (2000, 1000):
+        a = pl.KernelSHAP(baseline=pl.Zeros(), budget=budget)(model, torch.ones(1, 3, dtype=torch.float64))
+        assert float(a.scores.abs().max()) < 1e-14
+        assert float(a.estimate.residual) == 0
+        assert not [f for f in a.findings if f.code == "residual"]
+
+
 def test_symmetry_players_that_do_the_same_get_the_same():
     sets = np.arange(2**PLAYERS)
     game = random_game(3, 1)[(sets & 1) + (sets >> 1 & 1)] + (sets >> 3 & 1)  # players 0 and 1 count alike

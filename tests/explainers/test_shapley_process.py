@@ -9,7 +9,7 @@ from tests.explainers.games import brute_force
 
 import pellucid as pl
 from pellucid.explainers import _shapley_process
-from pellucid.explainers._shapley_process import Linear, Product, neighbourhood, parts, shapley_fit
+from pellucid.explainers._shapley_process import Linear, Product, neighbourhood, no_neighbours, parts, shapley_fit
 
 PLAYERS = 6
 SETS = np.array(list(itertools.product([-1.0, 1.0], repeat=PLAYERS)))
@@ -166,6 +166,6 @@ def test_segments_that_touch_across_held_places_do_not():
 
 
 def test_columns_of_a_table_are_not_near_each_other():
-    near = neighbourhood(np.arange(6))
+    near = no_neighbours(6)
     assert not any(near.windows)
     assert len(parts(near)) == 5  # single columns, and products of all

@@ -317,6 +317,23 @@ def test_a_model_that_takes_back_its_flip_is_reported():
     assert "kept its class" in said(explain()(model, x))
 
 
+def test_a_model_that_is_gone_at_the_last_call_leaves_all_that_was_found():
+    calls = []
+
+    def lead(away):
+        calls.append(away)
+        if away == {1} and calls.count(away) == 2:
+            raise ConnectionError("gone")
+        return -1.0 if away == {1} else 1.0
+
+    model, x, _ = game(lead, 3)
+    a = explain()(model, x.repeat(2, 1))
+    assert [found(a, row) for row in (0, 1)] == [{1}, {1}]
+    assert [notes(a, row)["flips to"] for row in (0, 1)] == ["a class that is not known", "dog"]
+    assert "the model failed: " in said(a)
+    assert "gone" in said(a)
+
+
 def interrupted(at: int, budget: int = 200):
     """Ctrl-C at a call: what was found, and the same search with so many calls."""
 
@@ -341,7 +358,9 @@ def interrupted(at: int, budget: int = 200):
 def test_ctrl_c_leaves_the_set_that_was_found(at):
     (a,), model, x = interrupted(at)
     assert found(a) == {0, 1, 2}
-    again = decode(a.recipe.explainer)(model, x)
+    shorter = decode(a.recipe.explainer)
+    assert a.stopped == f"interrupted after {shorter.budget} model calls"
+    again = shorter(model, x)
     assert torch.equal(again.scores, a.scores)
     assert notes(again) == notes(a)
 

@@ -6,6 +6,8 @@ TESTS = ("tests/explainers/test_smallest_change.py",)
 _FILE = "explainers/_removals.py"
 
 MUTANTS: list[Mutant] = [
+    Mutant("a model that is gone takes what was found", _FILE, "except ModelError as error:  # what", "except ZeroDivisionError as error:  # what", TESTS),
+    Mutant("an interrupted search says nothing of it", "explainers/_queried.py", "self.card.sampled or run.interrupted", "self.card.sampled", TESTS),
     Mutant(
         "the segment goes that does least",
         _FILE,

@@ -101,8 +101,10 @@ class Answers:
     tell: Callable[[int], None] = lambda rows: None
     failures: list[str] = field(default_factory=list)
     at_once: int = sys.maxsize
-    """The most rows that a function was seen to take: a larger batch of those that have failed would fail again."""
+    """The most rows that a function was seen to take, where more of them failed and none alone."""
 
+    _careful: int = sys.maxsize
+    _failed: int = 0
     _firsts: dict[bytes, int] = field(default_factory=dict)
     _same: list[int] = field(default_factory=list)
 
@@ -121,9 +123,11 @@ class Answers:
         done = 0
         try:
             while done < len(flat):
-                part = flat[done : done + self._piece(len(flat) - done)]
+                part, failed = flat[done : done + self._piece(len(flat) - done)], self._failed
                 rows = self.question.rows([query for query, _ in part], [copy for _, copy in part])
                 answers[done : done + len(part)] = self._scores(rows)
+                # Where rows fail, those beside them are asked again: the fewer of them, the better.
+                self._careful = 2 * self._careful if self._failed == failed else max(len(part) // 2, 1)
                 done += len(part)
                 self.tell(len(part))
         finally:
@@ -136,6 +140,10 @@ class Answers:
         self._check()
         return self.known
 
+    def repeats(self, count: int) -> int:
+        """How many of the first `count` queries ask what one before them asked, and so were not asked."""
+        return int((self._repeated(count) != np.arange(count)).sum())
+
     def _repeated(self, count: int) -> np.ndarray:
         """For each query the first one that asks the same."""
         start = len(self._same)
@@ -146,7 +154,7 @@ class Answers:
 
     def _piece(self, left: int) -> int:
         """How many rows to ask about at once, so that as few pieces as fit are of nearly equal size."""
-        most = min(self.model.rows(self.like), self.at_once)
+        most = min(self.model.rows(self.like), self.at_once, self._careful)
         return -(-left // -(-left // most))
 
     def _scores(self, rows: Float[Tensor, "m *features"]) -> np.ndarray:
@@ -158,11 +166,14 @@ class Answers:
             if not self.model.fails_by_row:
                 raise
             if len(rows) == 1:
+                self._failed += 1
                 self.failures.append(str(error))
                 return np.array([np.nan])
-            half = len(rows) // 2
-            self.at_once = min(self.at_once, half)
-            return np.concatenate([self._scores(rows[:half]), self._scores(rows[half:])])
+            half, failed = len(rows) // 2, self._failed
+            halves = np.concatenate([self._scores(rows[:half]), self._scores(rows[half:])])
+            if self._failed == failed:  # there were too many of them, and nothing wrong with any
+                self.at_once = min(self.at_once, half)
+            return halves
         scores = found.detach().cpu().double().numpy()
         broken = ~np.isfinite(scores)
         if broken.any():
@@ -204,6 +215,7 @@ class Run:
     error: float | None = None
     draws: int = 0
     stopped: str = ""
+    interrupted: bool = False
 
     def __post_init__(self) -> None:
         question = self.answers.question
@@ -226,7 +238,9 @@ class Run:
             return
         if self.until is None:
             self._fit(self.most)
+            again = self.answers.repeats(self.draws * self.answers.question.size) * self.answers.question.width
             self.stopped = f"the budget of {self.budget} model calls was spent"
+            self.stopped += f", {again} of them on copies that had been asked about" if again else ""
             return
         for draws in self._looks(self.until):
             fitted = self._fit(draws)
@@ -248,7 +262,7 @@ class Run:
             self._fit(draws)
         except ModelError:  # too little has a score
             return False
-        self.stopped = f"interrupted after {self.spent + draws * self.unit} model calls"
+        self.interrupted, self.stopped = True, f"interrupted after {self.spent + draws * self.unit} model calls"
         return True
 
     def _looks(self, until: Until) -> list[int]:

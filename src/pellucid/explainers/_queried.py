@@ -30,6 +30,9 @@ from pellucid.explainers._background import absent
 
 __all__ = ["Budgeted", "Masked", "Place", "Queried", "Segmented", "painted"]
 
+_ROUNDING = 1e3 * np.finfo(np.float64).eps
+"""Of the largest score: what is left of a sum over sets, where nothing should be."""
+
 
 @dataclass(frozen=True, eq=False)
 class Place:
@@ -169,7 +172,7 @@ class Queried(Explainer):
         notes = {name: tuple(fit.notes.get(name, "") for fit in fits) for name in names}
         residual = None
         if all(fit.change is not None for fit in fits):
-            left = [float(fit.values.sum()) - (fit.change or 0.0) for fit in fits]
+            left = [_rest(run, fit) for run, fit in zip(runs, fits, strict=True)]
             residual = torch.tensor(left, dtype=digits, device=like.device)
             notes["change"] = tuple(fit.change or 0.0 for fit in fits)
         most = max(len(run.answers.known) for run in runs)
@@ -181,7 +184,9 @@ class Queried(Explainer):
             values=values,
             standard_error=gathered([np.sqrt(_variance(fit)) for fit in fits]) if sampled else None,
             samples=tuple((run.spent + run.draws * run.unit) * self.card.sampled for run in runs),
-            stopped=tuple(run.stopped if self.card.sampled else "nothing is sampled" for run in runs),
+            stopped=tuple(
+                run.stopped if self.card.sampled or run.interrupted else "nothing is sampled" for run in runs
+            ),
             error=torch.tensor([fit.relative() for fit in fits], dtype=torch.float64) if self.card.sampled else None,
             state={
                 "answers": answers,
@@ -283,6 +288,13 @@ def painted(values: Float[np.ndarray, " s"], place: Place) -> Float[Tensor, "1 *
 def _fitted(run: Run) -> Fit:
     assert run.fitted is not None  # noqa: S101  # every run has one
     return run.fitted
+
+
+def _rest(run: Run, fit: Fit) -> float:
+    """The sum of the values less the change that they divide; none where that is the rounding of the scores."""
+    rest = float(fit.values.sum()) - (fit.change or 0.0)
+    rounding = _ROUNDING * float(np.nanmax(np.abs(run.answers.known)))
+    return rest if abs(rest) > rounding else 0.0
 
 
 def _variance(fit: Fit) -> np.ndarray:

@@ -27,6 +27,7 @@ from pellucid.explainers._queried import Masked, Place
 __all__ = ["Lead", "Removals", "Search"]
 
 _NONE = "no other class"
+_UNKNOWN = "a class that is not known"
 _SMALLEST = "smallest of all: every smaller set was tried, and none flips the class"
 _NEEDED = "each segment is needed: with any one of them back the class stays; not all smaller sets were tried"
 _FLIPS = "the set flips the class; whether each segment is needed was not tried"
@@ -172,6 +173,7 @@ class Search(Run):
         if not self.sets or self._best() is None:
             return False
         self._conclude()
+        self.interrupted, self.stopped = True, f"interrupted after {self.spent + self.draws} model calls"
         return True
 
     def _grow(self) -> None:
@@ -231,8 +233,15 @@ class Search(Run):
             return
         answers, goal = self.answers, self.answers.target.each[0]
         assert isinstance(goal, Lead)  # noqa: S101  # made so
-        outputs = answers.model.outputs(self._removals.rows([self.sets.index(best)], [0]))
         self.draws += 1
+        try:
+            outputs = answers.model.outputs(self._removals.rows([self.sets.index(best)], [0]))
+        except ModelError as error:  # what was found stays
+            failed = f"Asked once more about the set, to see which class takes over, the model failed: {error}"
+            self.fitted = replace(
+                found, notes={**found.notes, "flips to": _UNKNOWN}, findings=(*found.findings, failed)
+            )
+            return
         rivals = goal.rivals(outputs.shape[1])
         rival = rivals[int(outputs[0, rivals].argmax())]
         labels = answers.model.labels or Labels.numbered(outputs.shape[1])

@@ -140,6 +140,9 @@ class MaskEstimator(Value, ABC):
     least_draws: ClassVar[int] = 2
     """The fewest draws."""
 
+    believed_draws: ClassVar[int] = 2
+    """The fewest draws whose error is known well enough to stop by it."""
+
     @abstractmethod
     def fit(self, scores: Float[np.ndarray, "n size"], masks: Masks) -> Fit:
         """The map of n draws, each with the score of its mask and, in pairs, that of the complement."""
@@ -155,7 +158,7 @@ class Masking(Question):
 
     def __init__(self, place: Place, grid: Grid, p: float, estimator: MaskEstimator) -> None:
         self.place, self.grid, self.p, self.estimator = place, grid, p, estimator
-        self.size, self.least = estimator.size, estimator.least_draws
+        self.size, self.least, self.believed = estimator.size, estimator.least_draws, estimator.believed_draws
         self.width = len(place.absent)
 
     def masks(self, queries: Sequence[int]) -> Masks:

@@ -151,12 +151,8 @@ def shapley_fit(signs: Float[np.ndarray, "n s"], halves: Float[np.ndarray, " n"]
 
 
 def neighbourhood(labels: Int[np.ndarray, "*places"]) -> Neighbourhood:
-    """How the segments of a picture or signal lie to each other: on a lattice, or by which of them touch. Of a table's
-    columns, whose order means nothing, no two are near.
-    """
+    """How the segments of a picture or signal lie to each other: on a lattice, or by which of them touch."""
     players = int(labels.max()) + 1
-    if labels.ndim == 1 and len(labels) <= players:
-        return Neighbourhood(np.where(np.eye(players, dtype=bool), 0.0, np.inf), ((),) * len(_WINDOWS))
     centres = _centres(labels, players)
     rows = [np.unique(np.round(axis, 6), return_inverse=True)[1] for axis in centres.T]
     if np.prod([row.max() + 1 for row in rows]) == players:
@@ -170,6 +166,11 @@ def neighbourhood(labels: Int[np.ndarray, "*places"]) -> Neighbourhood:
     further = (near.astype(int) @ near) > 0
     pairs = {tuple(sorted(pair)) for pair in zip(*map(np.ndarray.tolist, np.nonzero(touching)), strict=True)}
     return Neighbourhood(apart / step, (_sets(pairs), _sets(map(_members, near)), _sets(map(_members, further))))
+
+
+def no_neighbours(players: int) -> Neighbourhood:
+    """Of a table's columns, whose order means nothing, and of several inputs: no two are near."""
+    return Neighbourhood(np.where(np.eye(players, dtype=bool), 0.0, np.inf), ((),) * len(_WINDOWS))
 
 
 def _lattice_windows(at: Int[np.ndarray, "s axes"], side: int) -> tuple[np.ndarray, ...]:

@@ -65,11 +65,18 @@ class Regression(PairEstimator):
         # Of a fit, residuals are too small by the root of one minus the leverage (HC2, MacKinnon & White 1985).
         moved = (centred @ inverse) * (weights * residual / np.sqrt(np.clip(1 - leverage, 1e-6, None)))[:, None]
         variance = np.where(told, (moved**2).sum(0), np.nan)
-        alike = int((~told).sum())
-        findings = (
-            f"{alike} segments cannot be told from each other by the sets that have scores; they have no error.",
-        )
-        return Fit(phi + change / players, variance, change=float(change), notes=notes, findings=findings * (alike > 0))
+        findings = []
+        if alike := int((~told).sum()):
+            findings.append(
+                f"{alike} segments cannot be told from each other by the sets that have scores; they have no error."
+            )
+        elif (distinct := len(np.unique(x * x[:, :1], axis=0))) < min(players, 2 ** (players - 1) - 1):
+            # As many values fit them without a rest, from which alone an error is known.
+            variance = np.full(players, np.nan)
+            findings.append(
+                f"{distinct} different pairs of sets fit {players} segments in any case: no error is known."
+            )
+        return Fit(phi + change / players, variance, change=float(change), notes=notes, findings=tuple(findings))
 
 
 @dataclass(frozen=True, kw_only=True)

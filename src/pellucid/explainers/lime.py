@@ -189,7 +189,9 @@ def surrogate(
     variance = ((influence - influence.mean(0)) ** 2).sum(0)
     # A segment that was there with others, or always, has no coefficient of its own, whatever the penalty makes of it.
     alike = (axes[:, ~told] ** 2).sum(1) > _ROUNDING
-    variance[alike | (len(scores) < len(values) + 2)] = np.nan
+    # So few different masks are fitted without a rest, or nearly, from which alone an error is known.
+    distinct = len(np.unique(masks, axis=0))
+    variance[alike | (distinct < min(len(values) + 2, 2.0 ** len(values)))] = np.nan
     rounding = (_ROUNDING * float(np.abs(scores).max())) ** 2
     if float(weights @ y**2) <= weights.sum() * rounding:  # what is left of a constant score is no map
         values, variance = np.zeros_like(values), np.zeros_like(variance)

@@ -17,7 +17,7 @@ from pellucid.explainers._queried import Place
 from pellucid.explainers._rise import MaskEstimator, Masks
 from pellucid.explainers._rise_process import rise_fit
 from pellucid.explainers._shapley import PairEstimator
-from pellucid.explainers._shapley_process import neighbourhood, shapley_fit
+from pellucid.explainers._shapley_process import neighbourhood, no_neighbours, shapley_fit
 
 __all__ = ["PairedGP"]
 
@@ -40,7 +40,7 @@ class PairedGP(PairEstimator, MaskEstimator):
     """
 
     size = 2
-    least_draws = _LEAST
+    least_draws, believed_draws = _LEAST, _BELIEVED
 
     def least(self, players: int) -> int:
         return _LEAST
@@ -53,7 +53,9 @@ class PairedGP(PairEstimator, MaskEstimator):
         return "Gaussian process on pairs"
 
     def shapley(self, signs: Float[np.ndarray, "n s"], halves: Float[np.ndarray, " n"], place: Place) -> Fit:
-        return shapley_fit(signs, halves, neighbourhood(place.labels.cpu().numpy()))
+        table = place.x.ndim == 2
+        near = no_neighbours(place.players) if table else neighbourhood(place.labels.cpu().numpy())
+        return shapley_fit(signs, halves, near)
 
     def fit(self, scores: Float[np.ndarray, "n 2"], masks: Masks) -> Fit:
         return rise_fit((scores[:, 0] - scores[:, 1]) / 2, masks)

@@ -165,7 +165,7 @@ class StochasticGradient(Segmented, Budgeted):
         if place.players > _MOST:
             raise ArgumentError(
                 f"StochasticGradient takes {_MOST} segments at most, since the error of each grows with their number: "
-                f"these would need some {4 * place.players} model calls for as much signal as noise. Got "
+                f"these would need some {2 * (place.players + 1)} model calls for as much signal as noise. Got "
                 f"{place.players}. Take fewer, such as segments=pl.Patches(14)."
             )
         return _Pairs(place, self.estimator)
