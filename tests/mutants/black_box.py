@@ -106,7 +106,7 @@ MUTANTS = [
     Mutant("rounding taken for a rest", "explainers/_queried.py", "return rest if abs(rest) > rounding else 0.0", "return rest", (SHAPLEY,)),
     kernel("no error of what fits in any case", "< min(players, 2 ** (players - 1) - 1)", "< 0"),
     kernel("a pair and its reverse taken for two", "np.unique(x * x[:, :1], axis=0)", "np.unique(x, axis=0)"),
-    queries("repeats of a budget untold", "f\", {again} of them on copies that had been asked about\" if again", "\"\" if again"),
+    Mutant("repeats of a budget untold", "core/queries.py", "f\", {again} of them on copies that had been asked about\" if again", "\"\" if again", (QUERIED,)),
     queries("one failing row makes all others go alone", "if self._failed == failed:  # there were", "if True:  # there were"),
     queries("where many rows fail many are asked at once", "else max(len(part) // 2, 1)", "else 2 * self._careful"),
     queries("too many rows at once are tried again and again", "self.at_once = min(self.at_once, half)", "pass"),
