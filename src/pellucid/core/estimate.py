@@ -107,7 +107,7 @@ class Interrupted(KeyboardInterrupt):
         ...         raise KeyboardInterrupt
         ...     return rows
         >>> try:
-        ...     pl.KernelSHAP()(pl.FunctionModel(slow, micro_batch=20), torch.rand(1, 30), 0)
+        ...     pl.KernelSHAP()(pl.FunctionModel(slow, micro_batch=20), torch.ones(1, 30), 0)
         ... except pl.Interrupted as stop:
         ...     print(stop.attributions[0].stopped)
         interrupted after 122 model calls

@@ -36,6 +36,7 @@ class ExcitationBackprop(Ruled):
     Example:
         >>> import torch, pellucid as pl
         >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> weights = [torch.nn.init.constant_(p, 0.1) for p in net.parameters()]
         >>> a = pl.ExcitationBackprop()(pl.TorchModel(net), torch.rand(1, 3), target=0)
         >>> round(float(a.scores.sum()), 3)
         1.0
