@@ -108,7 +108,7 @@ MUTANTS = [
     kernel("a pair and its reverse taken for two", "np.unique(x * x[:, :1], axis=0)", "np.unique(x, axis=0)"),
     Mutant("repeats of a budget untold", "core/queries.py", "f\", {again} of them on copies that had been asked about\" if again", "\"\" if again", (QUERIED,)),
     queries("one failing row makes all others go alone", "if self._failed == failed:  # there were", "if True:  # there were"),
-    queries("where many rows fail many are asked at once", "else max(len(part) // 2, 1)", "else 2 * self._careful"),
+    queries("where many rows fail many are asked at once", "else max(len(part) // 2, 1)", "else grown"),
     queries("too many rows at once are tried again and again", "self.at_once = min(self.at_once, half)", "pass"),
     process("segments that touch across what is held", "(one != other) & (one != HELD) & (other != HELD)", "(one != other)"),
     odd("the logarithm of the determinant forgotten", "value = 0.5 * float(y @ alpha) + half_logdet", "value = 0.5 * float(y @ alpha)"),

@@ -127,7 +127,8 @@ class Answers:
                 rows = self.question.rows([query for query, _ in part], [copy for _, copy in part])
                 answers[done : done + len(part)] = self._scores(rows)
                 # Where rows fail, those beside them are asked again: the fewer of them, the better.
-                self._careful = 2 * self._careful if self._failed == failed else max(len(part) // 2, 1)
+                grown = min(2 * self._careful, sys.maxsize)
+                self._careful = grown if self._failed == failed else max(len(part) // 2, 1)
                 done += len(part)
                 self.tell(len(part))
         finally:
